@@ -18,6 +18,6 @@ def seeded_rng(*parts: object) -> Rng:
 
 
 def stable_seed(*parts: object) -> int:
-    """Hash `parts` to a 63-bit seed: sha256 over their text, so it never depends on PYTHONHASHSEED."""
+    """Hash `parts` to a 63-bit seed by sha256, so that it never depends on PYTHONHASHSEED."""
     text = "/".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1

@@ -98,7 +98,7 @@ class InnerOptimConfig(Section):
 
 
 class OuterOptimConfig(Section):
-    """The optimizer of outer steps: Nesterov SGD by default [source: DiLoCo, arXiv:2311.08105]. Run-wide."""
+    """The optimizer of outer steps [source: DiLoCo, arXiv:2311.08105]. Run-wide."""
 
     type: Literal["sgd"] = "sgd"
     sgd_lr: Float = Field(0.7, gt=0)
@@ -125,7 +125,7 @@ class DilocoConfig(Section):
 
 
 class StageConfig(BaseModel):
-    """One stage: `model_name` is `family.stage`; every other key is an option of the family. Run-wide."""
+    """One stage: `model_name` is `family.stage`, other keys are the family's. Run-wide."""
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
