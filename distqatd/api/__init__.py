@@ -1,1 +1,7 @@
-"""Placeholder docstring, replaced by its author."""
+"""What people and programs talk to: JSON over a unix socket and a loopback port.
+
+May import `base` and, for types, anything below; only `daemon` may import it, and `distqatctl`
+imports `schema` alone. Read in this order: `schema` (every reply), `provider` (what a daemon must
+answer), `app` (the routes), `guard` (who may ask what), `stream` (events that follow), `server`
+(sockets and their life).
+"""

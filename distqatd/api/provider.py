@@ -1,0 +1,50 @@
+"""What a daemon must answer; `daemon` implements it, `app` serves it."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+from distqatd.api.schema import Invite, Peers, Pipelines, Rounds, RunInfo, Status, Stopping
+from distqatd.base.events import Event
+
+
+class Provider(Protocol):
+    """Answers from memory: no method may wait for a peer, nor take more than a few milliseconds.
+
+    A method that cannot answer raises a DistqatError, whose message and exit code reach people.
+    """
+
+    async def status(self) -> Status:
+        """Return this daemon, the swarm and the run at a glance."""
+        ...
+
+    async def peers(self) -> Peers:
+        """Return every known peer but this one."""
+        ...
+
+    async def pipelines(self) -> Pipelines:
+        """Return the routes in use and the gaps."""
+        ...
+
+    async def rounds(self, limit: int) -> Rounds:
+        """Return the newest `limit` rounds, newest last."""
+        ...
+
+    def events(self, since: int, *, follow: bool) -> AsyncIterator[Event]:
+        """Yield kept events with a number above `since`, and new ones for ever if `follow`."""
+        ...
+
+    async def run(self) -> RunInfo:
+        """Return the run's configuration and progress.
+
+        Raises:
+            SwarmError: this daemon knows of no run yet.
+        """
+        ...
+
+    async def invite(self) -> Invite:
+        """Return what lets another machine join; it holds the swarm's secret."""
+        ...
+
+    async def stop(self, reason: str) -> Stopping:
+        """Begin to stop as on SIGTERM, and return at once."""
+        ...
