@@ -12,6 +12,7 @@
     │   ├── Refused              the peer answered HELLO with a refusal: other swarm, run, version
     │   ├── PeerTimeout          the deadline passed
     │   ├── ConnectionClosed     the link broke
+    │   ├── NotServed            the peer has no handler for the method
     │   ├── Overloaded           the peer or we are over a budget; come back later
     │   ├── PortInUse            the listening port is taken (exit 69)
     │   └── JoinFailed           none of the initial peers answered (exit 69)
@@ -127,6 +128,12 @@ class Overloaded(NetworkError):
     """A budget is used up (bytes in flight, streams, a full queue); try again later."""
 
     wire_code = "overloaded"
+
+
+class NotServed(NetworkError):
+    """The peer has no handler for this method: it lacks the role, or has not started it yet."""
+
+    wire_code = "not-served"
 
 
 class PortInUse(NetworkError):

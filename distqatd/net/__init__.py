@@ -1,1 +1,7 @@
-"""Placeholder docstring, replaced by its author."""
+"""Links between peers: transports, connections, remote calls; asyncio, never torch.
+
+May import `base`, `config`, `wire`, `identity`. Read in this order: `address`, `transport` (the
+seam that tests and the simulator implement too), `rpc` (what everybody above depends on),
+`hello`, `connection` (one link), `results` and `server` (requests that come in), `book`, `pool`
+(all links of a daemon), then the real thing: `sockets`, `gate`, `tcp`.
+"""

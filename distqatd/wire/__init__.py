@@ -1,1 +1,7 @@
-"""Placeholder docstring, replaced by its author."""
+"""The wire as pure bytes and state: no asyncio, no sockets, no tensors of any library.
+
+May import `base`. Read in this order: `limits` (every byte limit), `payload` (what a message
+is), `frame` (the 16-byte prefix and the decoder), `messages` (the headers of the frame types),
+`streams` (the state table), `budget`, `outbox` (what is sent next), `session` (all of it
+together, one per link).
+"""
