@@ -94,6 +94,8 @@ class Rpc(Protocol):
             DialError: there is no link and none could be made.
             ConnectionClosed: the link broke and could not be replaced.
             Overloaded: a budget is used up, here or there.
+            LocalProtocolError: the message may not travel or is above the method's limit.
+            NotServed: the peer has no handler for `method`.
             DistqatError: what the handler raised there, as the class of its `wire_code`.
         """
         ...
