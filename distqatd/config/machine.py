@@ -1,0 +1,47 @@
+"""What one machine gives and keeps: compute limits, logs and metrics, copies on disk."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from distqatd.config.section import PositiveFloat, Section
+
+
+class ComputeConfig(Section):
+    """Limits of this machine's experts. Local to a machine."""
+
+    num_experts: int = Field(1, ge=1, description="experts this daemon hosts")
+    stage: str | None = Field(
+        None, description="host this stage instead of the one the swarm needs most"
+    )
+    num_threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's own choice")
+    stash_bytes: int = Field(
+        2 << 30,
+        ge=1 << 10,
+        description="activations kept for backward, at most; above it they are recomputed",
+    )
+    max_microbatches_in_flight: int = Field(
+        32, ge=1, description="microbatches an expert accepts before it makes the sender wait"
+    )
+
+
+class TelemetryConfig(Section):
+    """Logs and metrics. Local to a machine."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_json: bool = Field(default=False, description="log JSON lines instead of logfmt")
+    metrics_every: PositiveFloat = Field(
+        2.0, description="seconds between metrics published by a trainer"
+    )
+    wandb_mode: Literal["offline", "online", "disabled"] = Field(
+        "offline", description="how the monitor logs to W&B"
+    )
+
+
+class ParamMirrorConfig(Section):
+    """Copies of committed state on disk. Local to a machine."""
+
+    enable: bool = Field(default=False, description="keep a mirror of committed parameters")
+    refresh_every: PositiveFloat = Field(30.0, description="seconds between refreshes")
+    checkpoint_dir: Path | None = Field(None, description="where checkpoints are written")
