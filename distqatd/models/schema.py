@@ -1,0 +1,103 @@
+"""What goes into and out of each stage, found by running the model without data or memory."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distqatd.base.errors import ConfigError
+from distqatd.config.sections import ModelPipelineConfig, StageConfig
+from distqatd.models.registry import check_pipeline
+from distqatd.models.units import Stage
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """Type and shape of a tensor that crosses a stage boundary.
+
+    Attributes:
+        dtype: torch's name of it without `torch.`, for example `float32`.
+        shape: batch dimension first.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "TensorShape":
+        """Describe `tensor`."""
+        return cls(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape))
+
+    @property
+    def nbytes(self) -> int:
+        """Return how many bytes such a tensor takes, uncompressed."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return torch.Size(self.shape).numel() * dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StageSchema:
+    """What one stage takes, gives and weighs.
+
+    Attributes:
+        name: `family.stage`.
+        inputs: tensors it takes, for the batch size the schema was made with.
+        outputs: tensors it gives; the next stage's inputs.
+        num_parameters: trainable values.
+        param_bytes: bytes of the trainable values.
+    """
+
+    name: str
+    inputs: tuple[TensorShape, ...]
+    outputs: tuple[TensorShape, ...]
+    num_parameters: int
+    param_bytes: int
+
+
+def stage_schemas(
+    pipeline: ModelPipelineConfig | Sequence[StageConfig], sample_inputs: tuple[Tensor, ...]
+) -> tuple[StageSchema, ...]:
+    """Run `pipeline` on the meta device and describe each of its stages.
+
+    Args:
+        pipeline: the stages in order.
+        sample_inputs: inputs of the first stage, batch dimension first; only dtype and shape
+            matter, see `data.batches.Dataset.sample_inputs`.
+
+    Raises:
+        UnknownModel, ConfigError: the pipeline is wrong or does not fit these inputs.
+    """
+    stages = pipeline.pipeline if isinstance(pipeline, ModelPipelineConfig) else pipeline
+    values = tuple(tensor.to("meta") for tensor in sample_inputs)
+    schemas = []
+    for resolved in check_pipeline(stages):
+        stage = Stage(resolved.name, resolved.units, seed=0, device="meta").eval()
+        outputs = _run(stage, values)
+        schemas.append(_describe(stage, values, outputs))
+        values = outputs
+    return tuple(schemas)
+
+
+def _run(stage: Stage, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    try:
+        with torch.no_grad():
+            outputs: tuple[Tensor, ...] = stage(*inputs)
+    except (RuntimeError, ValueError, TypeError) as error:
+        shapes = ", ".join(f"{s.dtype} {s.shape}" for s in map(TensorShape.of, inputs))
+        raise ConfigError(
+            f"stage {stage.name} cannot take inputs of {shapes}: {error}; make the options of "
+            "model_pipeline.pipeline fit the data section (channels, image size, vocabulary)"
+        ) from error
+    return outputs
+
+
+def _describe(stage: Stage, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]) -> StageSchema:
+    parameters = list(stage.parameters())
+    return StageSchema(
+        name=stage.name,
+        inputs=tuple(map(TensorShape.of, inputs)),
+        outputs=tuple(map(TensorShape.of, outputs)),
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+        param_bytes=sum(parameter.nbytes for parameter in parameters),
+    )
