@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from distqatd.base.errors import ConfigError
+from distqatd.config.section import Section
 from distqatd.models.units import Unit
 
 SPLITS: tuple[tuple[str, ...], ...] = (
@@ -23,10 +24,8 @@ STAGES = ("full", "front", "back", "head", "body", "tail")
 """Every stage name there is."""
 
 
-class Options(BaseModel):
+class Options(Section):
     """Base of a family's options: immutable, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 OptionsT = TypeVar("OptionsT", bound=Options)

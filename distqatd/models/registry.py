@@ -13,10 +13,14 @@ import torch
 from distqatd.base.errors import ConfigError, UnknownModel
 from distqatd.config.sections import StageConfig
 from distqatd.models.family import SPLITS, STAGES, Family, suggest
+from distqatd.models.gpt2 import DISTILGPT2, GPT2
 from distqatd.models.mlp import MLP
+from distqatd.models.resnet import RESNET18
 from distqatd.models.units import Stage, Unit
 
-FAMILIES: dict[str, Family[Any]] = {family.name: family for family in (MLP,)}
+FAMILIES: dict[str, Family[Any]] = {
+    family.name: family for family in (MLP, RESNET18, GPT2, DISTILGPT2)
+}
 """All families by name."""
 
 
