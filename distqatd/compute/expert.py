@@ -1,0 +1,351 @@
+"""The expert: one replica of one stage, its inner optimizer, its anchor and outer optimizer.
+
+All methods block and run on the executor's thread, one at a time; the caller keeps at most one
+inner step open. The properties and `snapshot` may be read from any thread.
+
+An inner step: forward and backward (or loss_backward) per microbatch, then `apply` or `abort`.
+An outer step: `contribution`, an average made elsewhere, `commit_outer`. A round that fails costs
+nothing: without a commit the next contribution covers both spans.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from distqatd.base.errors import CheckpointError, ComputeError, NonFinite
+from distqatd.base.ids import ExpertUid
+from distqatd.compute.passes import Passes
+from distqatd.compute.results import ApplyResult as ApplyResult
+from distqatd.compute.results import Contribution as Contribution
+from distqatd.compute.results import LossResult as LossResult
+from distqatd.compute.results import Snapshot as Snapshot
+from distqatd.compute.stash import Tensors
+from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
+from distqatd.data.tasks import Task
+from distqatd.models.units import Stage
+from distqatd.optim.digest import digest
+from distqatd.optim.flat import FlatLayout
+from distqatd.optim.inner import make_inner_optimizer
+from distqatd.optim.outer import OuterOptimizer, pseudo_gradient
+
+RATE_SMOOTHING = 0.1
+"""Weight of the newest inner step in `samples_per_s`."""
+
+
+class Expert:
+    """One replica of a stage and everything it trains with."""
+
+    def __init__(  # noqa: PLR0913  built in one place, by the expert role
+        self,
+        uid: ExpertUid,
+        stage: Stage,
+        inner: InnerOptimConfig,
+        outer: OuterOptimConfig,
+        *,
+        device: torch.device | str = "cpu",
+        task: Task | None = None,
+        stash_bytes: int = 2 << 30,
+        seed: int = 0,
+        is_first: bool = False,
+        timer: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Take over `stage`, move it to `device` and make its state the anchor of outer step 0.
+
+        Args:
+            uid: name of this replica.
+            stage: freshly built; nobody else may touch it from now on.
+            inner: the inner optimizer.
+            outer: the outer optimizer.
+            device: where to compute.
+            task: the loss; needed by `loss_backward` only.
+            stash_bytes: memory for graphs between forward and backward; above it they are dropped
+                and recomputed.
+            seed: of the run; dropout draws from (seed, stage name, request's rng_seed).
+            is_first: the stage takes the data itself, whose gradient nobody wants.
+            timer: seconds for `samples_per_s`; the simulator gives virtual time.
+
+        Raises:
+            ConfigError: the stage has no trainable parameters.
+        """
+        self.uid = uid
+        self.device = torch.device(device)
+        self.stage = stage.to(self.device).train()
+        self.layout = FlatLayout(stage)
+        self.layout_digest = self.layout.digest()
+        self._task = task
+        self._timer = timer
+        self._inner_config = inner
+        self._inner = make_inner_optimizer(stage.parameters(), inner)
+        self._outer = OuterOptimizer(outer, self.layout.num_params)
+        self._passes = Passes(
+            stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
+        )
+        self._params = [param for param in stage.parameters() if param.requires_grad]
+        self._inner_step = 0
+        self._samples_per_s = 0.0
+        self._busy_s = 0.0
+        self._publish(self.layout.gather(stage), outer_step=0)
+
+    @property
+    def outer_step(self) -> int:
+        """Return the number of committed outer steps."""
+        return self._snapshot.outer_step
+
+    @property
+    def anchor_digest(self) -> str:
+        """Return the digest of the anchor."""
+        return self._snapshot.anchor_digest
+
+    @property
+    def inner_step(self) -> int:
+        """Return how many inner steps this expert has applied."""
+        return self._inner_step
+
+    @property
+    def samples_since_anchor(self) -> int:
+        """Return the samples applied since the last outer step."""
+        return self._samples_since_anchor
+
+    @property
+    def steps_since_anchor(self) -> int:
+        """Return the inner steps applied since the last outer step."""
+        return self._steps_since_anchor
+
+    @property
+    def samples_per_s(self) -> float:
+        """Return samples per second of computing, waiting not counted; 0.0 until measured."""
+        return self._samples_per_s
+
+    @property
+    def stash_bytes(self) -> int:
+        """Return the bytes that microbatches hold between forward and backward."""
+        return self._passes.stash_bytes
+
+    @property
+    def step_is_open(self) -> bool:
+        """Return whether an inner step has begun and was neither applied nor aborted."""
+        return self._passes.is_open
+
+    def forward(self, microbatch: int, inputs: Tensors, rng_seed: int) -> Tensors:
+        """Run the stage on a microbatch and keep what its backward needs.
+
+        Inputs are kept by reference until then: do not write to them.
+
+        Raises:
+            ComputeError: this microbatch of the open step was forwarded before.
+        """
+        began = self._timer()
+        outputs = self._passes.forward(microbatch, inputs, rng_seed)
+        self._busy_s += self._timer() - began
+        return outputs
+
+    def backward(
+        self, microbatch: int, grads: tuple[Tensor | None, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Add this microbatch's gradients to the open step; return those of its inputs.
+
+        Integer inputs, and all inputs of the first stage, get None.
+
+        Raises:
+            StepAborted: the microbatch does not wait here.
+            ComputeError: number or shape of `grads` do not fit. The step must be aborted.
+        """
+        began = self._timer()
+        input_grads = self._passes.backward(microbatch, grads)
+        self._busy_s += self._timer() - began
+        return input_grads
+
+    def loss_backward(
+        self, microbatch: int, inputs: Tensors, targets: Tensors, scale: float, rng_seed: int
+    ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
+        """Run the last stage, compute the loss, go backward from `loss * scale`.
+
+        Args:
+            microbatch: its number, for messages.
+            inputs: as in `forward`.
+            targets: what the task compares outputs with.
+            scale: samples of the microbatch / samples of the step, so that gradients add up to
+                those of the unsplit batch.
+            rng_seed: as in `forward`.
+
+        Raises:
+            NonFinite: the loss is; nothing was added. Abort the step: at other stages too.
+            ComputeError: this expert has no task.
+        """
+        if self._task is None:
+            raise ComputeError(f"{self.uid} has no task; microbatch {microbatch} needs a loss")
+        began = self._timer()
+        result = self._passes.loss_backward(self._task, inputs, targets, scale, rng_seed)
+        self._busy_s += self._timer() - began
+        return result
+
+    def apply(self, num_samples: int) -> ApplyResult:
+        """End the open step with an update of the parameters.
+
+        Raises:
+            NonFinite: a gradient is. The step was aborted instead.
+            ComputeError: no step is open, or microbatches still wait for their backward.
+        """
+        began = self._timer()
+        self._check_complete()
+        grad_norm = self._grad_norm()
+        self._inner.step()
+        self._inner.zero_grad(set_to_none=True)
+        self._passes.close()
+        self._count(num_samples, self._timer() - began)
+        return ApplyResult(self._inner_step, self._samples_since_anchor, grad_norm)
+
+    def abort(self) -> None:
+        """Drop the open step: gradients, graphs, and what it changed in buffers. Idempotent."""
+        self._passes.abort()
+        self._inner.zero_grad(set_to_none=True)
+        self._busy_s = 0.0
+
+    @torch.no_grad()
+    def evaluate(self, inputs: Tensors, *, anchor: bool = True) -> Tensors:
+        """Run the stage in eval mode, from the anchor or from the local parameters.
+
+        Training state is left alone, also with a step open. Outputs are on the device.
+        """
+        tensors = self._anchor_tensors() if anchor else {}
+        moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
+        self.stage.eval()
+        try:
+            outputs: Tensors = functional_call(self.stage, tensors, moved)
+        finally:
+            self.stage.train()
+        return outputs
+
+    def contribution(self) -> Contribution:
+        """Return what this expert brings to the next outer step.
+
+        Raises:
+            NonFinite: local parameters have diverged; `load` the snapshot to go back.
+        """
+        local = self.layout.to_exchange(self.layout.gather(self.stage))
+        num_params = self.layout.num_params
+        anchor = self._snapshot.tensors["anchor"]
+        local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
+        return Contribution(
+            pseudo_gradient=local,
+            samples=self._samples_since_anchor,
+            outer_step=self.outer_step,
+            anchor_digest=self.anchor_digest,
+            int_buffers=self.layout.gather_ints(self.stage),
+        )
+
+    def commit_outer(
+        self, mean_pseudo_gradient: Tensor, outer_step: int, int_buffers: Mapping[str, int]
+    ) -> str:
+        """Apply the outer step to the anchor, make it the local state, return its digest.
+
+        The inner optimizer keeps its state, as in DiLoCo; counters since the anchor start at 0.
+
+        Args:
+            mean_pseudo_gradient: weighted mean of the members' contributions; same form.
+            outer_step: the one this makes: that of the contributions + 1.
+            int_buffers: maximum over the members.
+
+        Raises:
+            ComputeError: an inner step is open, or `outer_step` is not the next one.
+            NonFinite: the mean has NaN or infinite values. Nothing was changed.
+            CheckpointError: the mean has another length.
+        """
+        self._check_next(outer_step)
+        if not bool(torch.isfinite(mean_pseudo_gradient).all()):
+            raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
+        num_params = self.layout.num_params
+        anchor = self.layout.from_exchange(mean_pseudo_gradient)
+        old_anchor = self._snapshot.tensors["anchor"]
+        anchor[:num_params] = self._outer.step(old_anchor[:num_params], anchor[:num_params])
+        self.layout.scatter(self.stage, anchor)
+        self.layout.scatter_ints(self.stage, int_buffers)
+        self._publish(anchor, outer_step)
+        return self.anchor_digest
+
+    def snapshot(self) -> Snapshot:
+        """Return the state at the last committed outer step; immutable."""
+        return self._snapshot
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Become the stage of `snapshot`: anchor, momentum, parameters; a fresh inner optimizer.
+
+        An open step is aborted. The snapshot's tensors are kept: they may not be written to.
+
+        Raises:
+            CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
+        """
+        self._check_snapshot(snapshot)
+        self._outer.load_state(snapshot.tensors)
+        self.abort()
+        self.layout.scatter(self.stage, snapshot.tensors["anchor"])
+        self.layout.scatter_ints(self.stage, snapshot.meta.get("int_buffers", {}))
+        self._inner = make_inner_optimizer(self.stage.parameters(), self._inner_config)
+        self._adopt(snapshot)
+
+    def _publish(self, anchor: Tensor, outer_step: int) -> None:
+        tensors = {"anchor": anchor, **self._outer.state_tensors()}
+        meta = {"int_buffers": self.layout.gather_ints(self.stage)}
+        self._adopt(Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta))
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+        self._anchor_views: dict[str, Tensor] | None = None
+        self._samples_since_anchor = 0
+        self._steps_since_anchor = 0
+
+    def _anchor_tensors(self) -> dict[str, Tensor]:
+        """Return the anchor by name, on the device and in the stage's dtypes; made once."""
+        if self._anchor_views is None:
+            own = self.stage.state_dict()
+            views = self.layout.views(self._snapshot.tensors["anchor"])
+            self._anchor_views = {name: view.to(own[name]) for name, view in views.items()}
+        return self._anchor_views
+
+    def _grad_norm(self) -> float:
+        grads = [param.grad for param in self._params if param.grad is not None]
+        norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
+        norm = torch.linalg.vector_norm(torch.stack(norms)).item() if norms else 0.0
+        # Squares of large but finite gradients overflow: only then is a closer look needed.
+        if not math.isfinite(norm) and not all(bool(torch.isfinite(g).all()) for g in grads):
+            self.abort()
+            raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
+        return norm
+
+    def _count(self, num_samples: int, apply_s: float) -> None:
+        self._inner_step += 1
+        self._steps_since_anchor += 1
+        self._samples_since_anchor += num_samples
+        busy_s, self._busy_s = self._busy_s + apply_s, 0.0
+        if busy_s > 0:
+            rate = num_samples / busy_s
+            weight = RATE_SMOOTHING if self._samples_per_s else 1.0
+            self._samples_per_s += weight * (rate - self._samples_per_s)
+
+    def _check_complete(self) -> None:
+        if not self._passes.is_open:
+            raise ComputeError(f"{self.uid} has no open inner step to apply")
+        if self._passes.num_waiting:
+            num = self._passes.num_waiting
+            raise ComputeError(f"{num} microbatches of {self.uid} wait for their backward")
+
+    def _check_next(self, outer_step: int) -> None:
+        if self._passes.is_open:
+            raise ComputeError(f"{self.uid} has an open inner step; apply or abort it first")
+        if outer_step != self.outer_step + 1:
+            at = f"{self.uid} is at outer step {self.outer_step}"
+            raise ComputeError(f"{at}; it cannot commit {outer_step}")
+
+    def _check_snapshot(self, snapshot: Snapshot) -> None:
+        if snapshot.layout_digest != self.layout_digest:
+            raise CheckpointError(f"the snapshot is of another stage than {self.stage.name}")
+        anchor = snapshot.tensors.get("anchor")
+        if anchor is None or anchor.shape != (self.layout.num_elements,):
+            raise CheckpointError(f"the snapshot has no anchor of {self.layout.num_elements}")
+        found = digest(anchor)
+        if found != snapshot.anchor_digest:
+            raise CheckpointError(f"anchor has digest {found}, not {snapshot.anchor_digest}")

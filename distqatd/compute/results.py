@@ -1,0 +1,77 @@
+"""What an expert hands out: results of inner steps, contributions and snapshots."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class LossResult:
+    """Loss and metrics of one microbatch.
+
+    Attributes:
+        loss: mean over the microbatch, not scaled.
+        sums: the task's metrics, sums that add up over microbatches; `count` divides them.
+    """
+
+    loss: float
+    sums: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplyResult:
+    """An inner step that was applied.
+
+    Attributes:
+        inner_step: inner steps this expert has applied since it was made, this one included.
+        samples_since_anchor: samples since the last outer step: the weight in the next one.
+        grad_norm: Euclidean norm of all gradients together.
+    """
+
+    inner_step: int
+    samples_since_anchor: int
+    grad_norm: float
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What this expert brings to a round.
+
+    Attributes:
+        pseudo_gradient: flat float32 on the CPU, own memory: anchor - local for parameters, then
+            buffers as `FlatLayout.to_exchange` lays them out. The weighted mean of the members'
+            is what `commit_outer` takes.
+        samples: its weight; 0 if nothing was applied since the anchor.
+        outer_step: of the anchor it is relative to; the round makes outer_step + 1.
+        anchor_digest: of that anchor.
+        int_buffers: integer buffers by name; the round takes the maximum of each.
+    """
+
+    pseudo_gradient: Tensor
+    samples: int
+    outer_step: int
+    anchor_digest: str
+    int_buffers: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of a stage at a committed outer step: all a joiner needs.
+
+    Its tensors are never written to, so a donor may serve them while it trains.
+
+    Attributes:
+        outer_step: number of outer steps committed; 0 is the seeded initial state.
+        anchor_digest: `optim.digest.digest` of the anchor.
+        layout_digest: `FlatLayout.digest` of the stage.
+        tensors: `anchor` (N) and `momentum` (P), float32, CPU.
+        meta: plain values: `int_buffers`, a dict of int by name.
+    """
+
+    outer_step: int
+    anchor_digest: str
+    layout_digest: str
+    tensors: Mapping[str, Tensor]
+    meta: Mapping[str, Any] = field(default_factory=dict)
