@@ -25,8 +25,13 @@ _ELSEWHERE: Mapping[str, str] = {
 
 
 def config_error(error: ValidationError, origins: Mapping[str, str]) -> ConfigError:
-    """Turn pydantic's error into ours: one line per problem, each naming source and key."""
-    lines = [_line(detail, origins) for detail in error.errors(include_url=False)]
+    """Turn pydantic's error into ours: one line per problem, each naming source and key.
+
+    What pydantic says about a container is dropped when it also complains about its inside.
+    """
+    details = error.errors(include_url=False)
+    inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
+    lines = [_line(detail, origins) for detail in details if detail["loc"] not in inner]
     return ConfigError("\n".join(dict.fromkeys(lines)))
 
 
