@@ -1,0 +1,60 @@
+"""The inner optimizer has the bits of torch's default one."""
+
+import pytest
+import torch
+from torch import nn
+
+from distqatd.base.errors import ConfigError
+from distqatd.config.sections import InnerOptimConfig
+from distqatd.optim.inner import make_inner_optimizer
+
+CASES = {
+    "sgd": (
+        InnerOptimConfig(type="sgd", sgd_momentum=0.9, sgd_nesterov=True, sgd_weight_decay=1e-4),
+        lambda params: torch.optim.SGD(
+            params, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-4
+        ),
+    ),
+    "adam": (
+        InnerOptimConfig(type="adam", adam_betas=(0.9, 0.95)),
+        lambda params: torch.optim.Adam(params, lr=1e-3, betas=(0.9, 0.95)),
+    ),
+    "adamw": (
+        InnerOptimConfig(type="adamw", adam_lr=4e-3, adam_weight_decay=0.1),
+        lambda params: torch.optim.AdamW(params, lr=4e-3, weight_decay=0.1),
+    ),
+}
+
+
+def parameters():
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(33, 5), (7,), (16, 3, 3, 3), (1,)]
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_thirty_steps_are_bit_equal_to_torch(name):
+    config, make_reference = CASES[name]
+    ours, theirs = parameters(), parameters()
+    optimizer, reference = make_inner_optimizer(ours, config), make_reference(theirs)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(30):
+        for mine, other in zip(ours, theirs, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=generator)
+            other.grad = mine.grad.clone()
+        optimizer.step()
+        reference.step()
+    assert all(torch.equal(mine, other) for mine, other in zip(ours, theirs, strict=True))
+
+
+def test_frozen_parameters_are_left_out_and_none_at_all_is_refused():
+    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+    optimizer = make_inner_optimizer([frozen, *parameters()], InnerOptimConfig())
+    assert len(optimizer.param_groups[0]["params"]) == 4
+    with pytest.raises(ConfigError, match="trainable"):
+        make_inner_optimizer([frozen], InnerOptimConfig())
+
+
+def test_nesterov_without_momentum_is_refused():
+    with pytest.raises(ConfigError, match="sgd_momentum"):
+        make_inner_optimizer(parameters(), InnerOptimConfig(type="sgd", sgd_nesterov=True))
