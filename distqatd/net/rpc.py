@@ -6,7 +6,8 @@ from typing import Protocol
 
 from distqatd.base.ids import PeerId
 from distqatd.net.address import Address
-from distqatd.wire.payload import Message, TensorSpec
+from distqatd.wire.payload import Message
+from distqatd.wire.payload import Sink as Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +42,6 @@ Handler = Callable[[Caller, Message], Awaitable[Message]]
 """Serves one request. A DistqatError it raises travels to the caller as code and text.
 
 It is cancelled when the caller gives up or the link dies.
-"""
-
-Sink = Callable[[TensorSpec], memoryview]
-"""Where to receive a tensor: a writable buffer of exactly `spec.nbytes` bytes.
-
-Called once per tensor after all checks and budgets; a DistqatError refuses the message.
 """
 
 OnLost = Callable[[PeerId, str], None]

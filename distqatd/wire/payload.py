@@ -1,7 +1,7 @@
 """What a message is: a small body of plain values, and tensors as bytes with a description."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,17 @@ class Message:
     def tensor_bytes(self) -> int:
         """Return how many bytes all tensors have."""
         return sum(tensor.spec.nbytes for tensor in self.tensors)
+
+    def flat_views(self) -> list[memoryview]:
+        """Return the bytes of the tensors that have any."""
+        return [tensor.data.cast("B") for tensor in self.tensors if tensor.spec.nbytes]
+
+
+Sink = Callable[[TensorSpec], memoryview]
+"""Where to receive a tensor: a writable buffer of exactly `spec.nbytes` bytes.
+
+Called once per tensor after all checks and budgets; a DistqatError refuses the message.
+"""
 
 
 def spec_fault(spec: TensorSpec) -> str | None:

@@ -1,0 +1,134 @@
+"""What a link sends next: control frames first, then small frames, then DATA in turns.
+
+Nothing is ever cut: a frame is either handed out whole or still ours to drop.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distqatd.base.errors import RemoteProtocolError
+from distqatd.wire import limits
+from distqatd.wire.frame import FrameType, encode_frame
+from distqatd.wire.messages import data_frame
+
+_BATCH_BYTES = 64 * limits.KIB
+_LARGEST_CREDIT = 1 << 40
+
+
+@dataclass(slots=True, eq=False)
+class _Bulk:
+    """The tensor bytes of one message, as far as they have not been handed out."""
+
+    stream: int
+    views: deque[memoryview]
+    credit: int = limits.STREAM_CREDIT_BYTES
+    offset: int = 0
+
+    def take(self, num_bytes: int) -> memoryview:
+        """Hand out up to `num_bytes` of the current tensor."""
+        view = self.views.popleft()
+        if view.nbytes > num_bytes:
+            self.views.appendleft(view[num_bytes:])
+            view = view[:num_bytes]
+        self.offset += view.nbytes
+        self.credit -= view.nbytes
+        return view
+
+
+class Outbox:
+    """Frames and tensor bytes that wait to be sent on one link.
+
+    Args:
+        on_sent: told the stream of a message when all of it has been handed out.
+    """
+
+    def __init__(self, on_sent: Callable[[int], None]) -> None:
+        self.chunk_bytes = limits.CHUNK_BYTES
+        self._on_sent = on_sent
+        self._control: deque[bytes] = deque()
+        self._heads: dict[int, bytes] = {}  # first frames by stream, oldest first
+        self._bulks: dict[int, _Bulk] = {}
+        self._turns: deque[_Bulk] = deque()  # those that may send, next first
+        self._link_credit = limits.LINK_CREDIT_BYTES
+
+    def control(self, frame: bytes) -> None:
+        """Queue a frame that overtakes all messages."""
+        self._control.append(frame)
+
+    def message(self, stream: int, head: bytes, views: list[memoryview]) -> None:
+        """Queue a message: its first frame, and the bytes of its tensors (flat, not empty)."""
+        self._heads[stream] = head
+        if views:
+            self._bulks[stream] = _Bulk(stream, deque(views))
+
+    def drop(self, stream: int) -> bool:
+        """Forget what is queued of a message; return whether its first frame had been sent."""
+        bulk = self._bulks.pop(stream, None)
+        if bulk is not None and bulk in self._turns:
+            self._turns.remove(bulk)
+        return self._heads.pop(stream, None) is None
+
+    def grant(self, stream: int, num_bytes: int) -> None:
+        """Add credit to a stream, or to the link (0); a stream that is gone needs none.
+
+        Raises:
+            RemoteProtocolError: the sum is absurd.
+        """
+        if stream == 0:
+            self._link_credit = _checked_sum(self._link_credit, num_bytes)
+            return
+        bulk = self._bulks.get(stream)
+        if bulk is None:
+            return
+        was_blocked = bulk.credit <= 0
+        bulk.credit = _checked_sum(bulk.credit, num_bytes)
+        if was_blocked and bulk.credit > 0 and stream not in self._heads:
+            self._turns.append(bulk)
+
+    @property
+    def wants_to_send(self) -> bool:
+        """Return whether `next_buffers` has something."""
+        return bool(self._control or self._heads or (self._turns and self._link_credit > 0))
+
+    def next_buffers(self) -> list[memoryview]:
+        """Return what to send now, as one unit; empty if nothing may be sent."""
+        small = bytearray()
+        while self._control and len(small) < _BATCH_BYTES:
+            small += self._control.popleft()
+        while self._heads and len(small) < _BATCH_BYTES:
+            self._take_head(small)
+        if self._turns and self._link_credit > 0 and not self._heads:
+            return self._take_chunk(small)
+        return [memoryview(small)] if small else []
+
+    def _take_head(self, small: bytearray) -> None:
+        stream = next(iter(self._heads))
+        small += self._heads.pop(stream)
+        bulk = self._bulks.get(stream)
+        if bulk is None:
+            self._on_sent(stream)
+        else:
+            self._turns.append(bulk)
+
+    def _take_chunk(self, small: bytearray) -> list[memoryview]:
+        """Add one DATA frame of the stream whose turn it is, and END behind its last one."""
+        bulk = self._turns.popleft()
+        offset = bulk.offset
+        chunk = bulk.take(min(self.chunk_bytes, bulk.credit, self._link_credit))
+        self._link_credit -= chunk.nbytes
+        small += data_frame(bulk.stream, offset, chunk.nbytes)
+        if not bulk.views:
+            del self._bulks[bulk.stream]
+            self._on_sent(bulk.stream)
+            end = memoryview(encode_frame(FrameType.END, bulk.stream))
+            return [memoryview(small), chunk, end]
+        if bulk.credit > 0:
+            self._turns.append(bulk)
+        return [memoryview(small), chunk]
+
+
+def _checked_sum(credit: int, num_bytes: int) -> int:
+    if credit + num_bytes > _LARGEST_CREDIT:
+        raise RemoteProtocolError(f"a credit of {credit + num_bytes} bytes")
+    return credit + num_bytes
