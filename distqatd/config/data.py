@@ -1,4 +1,4 @@
-"""What is trained on."""
+"""The data that a run trains on."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from distqatd.config.section import Float, Section
 
 
 class DataConfig(Section):
-    """What is trained on. Run-wide."""
+    """The data of a run. Run-wide."""
 
     dataset_name: str = Field(
         "digits", description="digits, python_sources, a local file, or a Hugging Face dataset"

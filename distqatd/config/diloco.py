@@ -1,33 +1,37 @@
-"""How is trained: inner and outer steps."""
+"""How a run trains: inner and outer steps."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from distqatd.config.section import Float, PositiveFloat, Section
+from distqatd.config.section import Float, PositiveFloat, Section, Share
 
 
 class InnerOptimConfig(Section):
     """The optimizer of inner steps. Run-wide."""
 
-    type: Literal["sgd", "adam", "adamw"] = "adamw"
-    sgd_lr: Float = Field(0.1, gt=0)
-    sgd_momentum: Float = Field(0.0, ge=0, lt=1)
-    sgd_nesterov: bool = False
-    sgd_weight_decay: Float = Field(0.0, ge=0)
-    adam_lr: Float = Field(1e-3, gt=0)
-    adam_weight_decay: Float = Field(0.0, ge=0)
-    adam_betas: tuple[Float, Float] = (0.9, 0.999)
-    adam_eps: Float = Field(1e-8, gt=0)
+    type: Literal["sgd", "adam", "adamw"] = Field(
+        "adamw", description="which optimizer; only its own settings are used"
+    )
+    sgd_lr: Float = Field(0.1, gt=0, description="learning rate of sgd")
+    sgd_momentum: Float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
+    sgd_nesterov: bool = Field(default=False, description="Nesterov momentum in sgd")
+    sgd_weight_decay: Float = Field(0.0, ge=0, description="weight decay of sgd")
+    adam_lr: Float = Field(1e-3, gt=0, description="learning rate of adam and adamw")
+    adam_weight_decay: Float = Field(0.0, ge=0, description="weight decay of adam and adamw")
+    adam_betas: tuple[Share, Share] = Field(
+        (0.9, 0.999), description="decay of the two moments of adam and adamw"
+    )
+    adam_eps: Float = Field(1e-8, gt=0, description="term that keeps adam from dividing by zero")
 
 
 class OuterOptimConfig(Section):
     """The optimizer of outer steps [source: DiLoCo, arXiv:2311.08105]. Run-wide."""
 
-    type: Literal["sgd"] = "sgd"
-    sgd_lr: Float = Field(0.7, gt=0)
-    sgd_momentum: Float = Field(0.9, ge=0, lt=1)
-    sgd_nesterov: bool = True
+    type: Literal["sgd"] = Field("sgd", description="which optimizer")
+    sgd_lr: Float = Field(0.7, gt=0, description="learning rate of outer steps")
+    sgd_momentum: Float = Field(0.9, ge=0, lt=1, description="momentum over outer steps")
+    sgd_nesterov: bool = Field(default=True, description="Nesterov momentum")
 
 
 class DilocoConfig(Section):

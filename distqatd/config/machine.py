@@ -29,7 +29,9 @@ class ComputeConfig(Section):
 class TelemetryConfig(Section):
     """Logs and metrics. Local to a machine."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level that is logged"
+    )
     log_json: bool = Field(default=False, description="log JSON lines instead of logfmt")
     metrics_every: PositiveFloat = Field(
         2.0, description="seconds between metrics published by a trainer"

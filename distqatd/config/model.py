@@ -1,4 +1,4 @@
-"""What is trained: the model as a chain of stages."""
+"""The model of a run, as a chain of stages."""
 
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ class ModelPipelineConfig(Section):
     pipeline: tuple[StageConfig, ...] = Field(
         (StageConfig(model_name="resnet18.front"), StageConfig(model_name="resnet18.back")),
         min_length=1,
+        description="the stages in order, see below",
     )
     forward_timeout: PositiveFloat = Field(
         90.0, description="seconds a forward pass of a step may take"

@@ -19,7 +19,13 @@ _WORDS: Mapping[Any, str] = {
     str: "text",
     Path: "a path",
 }
-_BOUNDS = (("ge", "from {}"), ("gt", "above {}"), ("le", "up to {}"), ("lt", "below {}"))
+_BOUNDS = (
+    ("ge", "from {}"),
+    ("gt", "above {}"),
+    ("le", "up to {}"),
+    ("lt", "below {}"),
+    ("pattern", "matching `{}`"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +133,7 @@ def _words(annotation: Any) -> str:
         return "one of " + ", ".join(str(choice) for choice in get_args(annotation))
     if get_origin(annotation) is tuple:
         kinds = get_args(annotation)
-        many = "a list of" if kinds[-1] is Ellipsis else f"a list of {len(kinds)}:"
+        many = "a list of" if kinds[-1] is Ellipsis else f"{len(kinds)} values, each"
         return f"{many} {_words(kinds[0])}"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "sections, each with " + ", ".join(annotation.model_fields)

@@ -1,1 +1,0 @@
-"""Placeholder docstring, replaced by its author."""
