@@ -15,7 +15,7 @@ ENV_PREFIX = "DISTQAT_"
 ENV_ALIASES: Mapping[str, str] = {"DISTQAT_JOIN": "network.join", "INITIAL_PEERS": "network.join"}
 """Variables that are not named after a field; the second is the original documents'."""
 
-OTHER_ENV = frozenset({"DISTQAT_HOST", "DISTQAT_SOCKET", "DISTQAT_STATE_DIR"})
+OTHER_ENV = frozenset({"DISTQAT_SOCKET", "DISTQAT_STATE_DIR"})
 """`DISTQAT_*` variables of the programs that are not configuration fields."""
 
 

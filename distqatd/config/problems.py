@@ -31,8 +31,12 @@ def config_error(error: ValidationError, origins: Mapping[str, str]) -> ConfigEr
     """
     details = error.errors(include_url=False)
     inner = {detail["loc"][:depth] for detail in details for depth in range(len(detail["loc"]))}
-    lines = [_line(detail, origins) for detail in details if detail["loc"] not in inner]
-    return ConfigError("\n".join(dict.fromkeys(lines)))
+    found = [_line(detail, origins) for detail in details if detail["loc"] not in inner]
+    lines = list(dict.fromkeys(found))
+    if len(lines) == 1:
+        return ConfigError(lines[0])
+    head = f"{len(lines)} problems in the configuration"
+    return ConfigError("\n  ".join([head, *lines]))
 
 
 def _line(detail: ErrorDetails, origins: Mapping[str, str]) -> str:

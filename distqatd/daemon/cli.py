@@ -105,5 +105,4 @@ def _print(text: str) -> None:
 
 
 def _print_error(message: str) -> None:
-    for line in message.splitlines():
-        sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {message}\n")

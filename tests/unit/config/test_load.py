@@ -174,7 +174,9 @@ def test_a_wrong_value_says_what_is_expected(tmp_path: Path, text: str, expectat
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    assert len(problem(write(tmp_path, "seed: x\ndiloco: {codec: zip}\n")).splitlines()) == 2
+    head, *lines = problem(write(tmp_path, "seed: x\ndiloco: {codec: zip}\n")).splitlines()
+    assert head == "2 problems in the configuration"
+    assert [line.split(": ")[1] for line in lines] == ["seed", "diloco.codec"]
 
 
 @pytest.mark.parametrize(
