@@ -25,8 +25,8 @@ class Executor(Protocol):
         """Return `work()`; lower priorities go first, equal ones in the order of the calls."""
         ...
 
-    def close(self) -> None:
-        """Take no more work."""
+    def close(self) -> bool:
+        """Take no more work; return whether everything has ended."""
         ...
 
 
