@@ -1,6 +1,7 @@
 """`python -m tests.sim`: run or replay scenarios. Exits 1 and names the seeds that fail."""
 
 import argparse
+import logging
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from tests.sim.trace import Trace
 def main(arguments: list[str]) -> int:
     """Run what the command line asks for; return the exit status."""
     options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.DEBUG if options.trace else logging.CRITICAL)
     if options.list:
         print("\n".join(scenarios()))
         return 0
