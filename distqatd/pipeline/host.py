@@ -1,0 +1,85 @@
+"""All experts of a daemon behind the `pipeline.*` methods: read, find the expert, answer."""
+
+from distqatd.base.errors import ExpertNotFound
+from distqatd.base.ids import ExpertUid
+from distqatd.compute.payload import to_wire, torch_sink
+from distqatd.net.rpc import Caller, Rpc
+from distqatd.pipeline import messages as m
+from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.tensors import read_tensors
+from distqatd.wire.fields import need
+from distqatd.wire.payload import Message
+
+
+class StageHost:
+    """All experts of this daemon, behind the `pipeline.*` methods."""
+
+    def __init__(self, rpc: Rpc, max_bytes: int) -> None:
+        self._experts: dict[ExpertUid, HostedExpert] = {}
+        for method, handler in (
+            (m.OPEN, self._open),
+            (m.COMMIT, self._commit),
+            (m.ABORT, self._abort),
+            (m.ROUND, self._round),
+        ):
+            rpc.serve(method, handler)
+        for method, handler in (
+            (m.FORWARD, self._forward),
+            (m.TARGETS, self._targets),
+            (m.EVALUATE, self._evaluate),
+        ):
+            rpc.serve(method, handler, max_bytes=max_bytes, sink=torch_sink)
+
+    def attach(self, hosted: HostedExpert) -> None:
+        """Serve an expert."""
+        self._experts[hosted.uid] = hosted
+
+    async def detach(self, uid: ExpertUid) -> None:
+        """Stop serving an expert; its session is closed."""
+        hosted = self._experts.pop(uid, None)
+        if hosted is not None and hosted.session is not None:
+            await hosted.abort(hosted.session.id, f"{uid} leaves")
+
+    def _hosted(self, uid: str) -> HostedExpert:
+        hosted = self._experts.get(ExpertUid(uid))
+        if hosted is None:
+            raise ExpertNotFound(f"{uid} is not served here; ask the swarm for a new route")
+        return hosted
+
+    async def _open(self, caller: Caller, message: Message) -> Message:
+        call = m.OpenCall.read(message.body)
+        standing = await self._hosted(call.uid).open(call, caller.peer_id)
+        return Message(standing.body())
+
+    async def _forward(self, _: Caller, message: Message) -> Message:
+        call = m.MicrobatchCall.read(message.body)
+        return await self._hosted(call.uid).forward(call, read_tensors(message))
+
+    async def _targets(self, _: Caller, message: Message) -> Message:
+        call = m.MicrobatchCall.read(message.body)
+        result = await self._hosted(call.uid).targets(call, read_tensors(message))
+        return Message({"loss": result.loss, "sums": result.sums})
+
+    async def _commit(self, _: Caller, message: Message) -> Message:
+        call = m.CommitCall.read(message.body)
+        return Message((await self._hosted(call.uid).commit(call)).body())
+
+    async def _abort(self, _: Caller, message: Message) -> Message:
+        hosted = self._hosted(need(message.body, "uid", str))
+        reason = need(message.body, "reason", str)[:200]
+        await hosted.abort(m.SessionId.read(message.body), reason)
+        return Message({})
+
+    async def _round(self, _: Caller, message: Message) -> Message:
+        hosted = self._hosted(need(message.body, "uid", str))
+        return Message((await hosted.round_over()).body())
+
+    async def _evaluate(self, _: Caller, message: Message) -> Message:
+        hosted = self._hosted(need(message.body, "uid", str))
+        num_inputs = need(message.body, "num_inputs", int)
+        tensors = read_tensors(message)
+        outputs = await hosted.evaluate(tensors[:num_inputs])
+        if len(tensors) == num_inputs:
+            return Message({}, tuple(to_wire(str(i), out) for i, out in enumerate(outputs)))
+        result = await hosted.measure(outputs, tensors[num_inputs:])
+        return Message({"loss": result.loss, "sums": result.sums})

@@ -1,0 +1,179 @@
+"""What travels between a trainer and the experts of its route, checked when read."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from distqatd.base.ids import ExpertUid
+from distqatd.swarm.routes import Route, read_route, route_body
+from distqatd.wire.fields import need
+
+OPEN = "pipeline.open"
+FORWARD = "pipeline.forward"
+TARGETS = "pipeline.targets"
+LOSS = "pipeline.loss"
+COMMIT = "pipeline.commit"
+ABORT = "pipeline.abort"
+ROUND = "pipeline.round"
+EVALUATE = "pipeline.evaluate"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SessionId:
+    """One use of a route by one trainer; a higher id replaces a lower one on an expert.
+
+    Attributes:
+        fence: fencing number of the trainer's lease, unique in the run.
+        serial: counts the routes the trainer opened under this fence.
+    """
+
+    fence: int
+    serial: int
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Return the session a message belongs to."""
+        return cls(need(body, "fence", int), need(body, "serial", int))
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of a message."""
+        return {"fence": self.fence, "serial": self.serial}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A trainer takes an expert into its route."""
+
+    uid: ExpertUid
+    session: SessionId
+    route: Route
+    num_microbatches: int
+    loss_at_trainer: bool
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "uid": self.uid,
+            **self.session.body(),
+            "route": route_body(self.route),
+            "num_microbatches": self.num_microbatches,
+            "loss_at_trainer": self.loss_at_trainer,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        return cls(
+            ExpertUid(need(body, "uid", str)),
+            SessionId.read(body),
+            read_route(need(body, "route", list)),
+            need(body, "num_microbatches", int),
+            need(body, "loss_at_trainer", bool),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class MicrobatchCall:
+    """One microbatch of one step, for FORWARD, TARGETS and LOSS.
+
+    Attributes:
+        scale: samples of the microbatch / samples of the step; the loss is multiplied by it, so
+            that the step's gradient is that of the whole batch.
+        seed: seeds dropout, so that a replay draws the same masks.
+    """
+
+    uid: ExpertUid
+    session: SessionId
+    step: int
+    microbatch: int
+    scale: float
+    seed: int
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "uid": self.uid,
+            **self.session.body(),
+            "step": self.step,
+            "mb": self.microbatch,
+            "scale": self.scale,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        return cls(
+            ExpertUid(need(body, "uid", str)),
+            SessionId.read(body),
+            need(body, "step", int),
+            need(body, "mb", int),
+            need(body, "scale", float),
+            need(body, "seed", int),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CommitCall:
+    """Every stage has done its part of the step: apply it.
+
+    Attributes:
+        num_samples: samples in the step, the weight of this update in the outer step.
+        batch: number of the batch in the run.
+    """
+
+    uid: ExpertUid
+    session: SessionId
+    step: int
+    num_samples: int
+    batch: int
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "uid": self.uid,
+            **self.session.body(),
+            "step": self.step,
+            "num_samples": self.num_samples,
+            "batch": self.batch,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        return cls(
+            ExpertUid(need(body, "uid", str)),
+            SessionId.read(body),
+            need(body, "step", int),
+            need(body, "num_samples", int),
+            need(body, "batch", int),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an expert stands, in replies to OPEN, COMMIT and ROUND."""
+
+    outer_step: int
+    inner_step: int
+    steps_to_round: int
+    anchor_digest: str
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "outer_step": self.outer_step,
+            "inner_step": self.inner_step,
+            "steps_to_round": self.steps_to_round,
+            "anchor_digest": self.anchor_digest,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        return cls(
+            need(body, "outer_step", int),
+            need(body, "inner_step", int),
+            need(body, "steps_to_round", int),
+            need(body, "anchor_digest", str),
+        )

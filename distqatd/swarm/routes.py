@@ -1,0 +1,115 @@
+"""Which experts form pipelines. A pipeline keeps its experts as long as they serve.
+
+Every expert belongs to at most one pipeline; the experts left over are spares that fill a
+pipeline when one of its own is lost.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from distqatd.base.decision import Decision
+from distqatd.base.errors import RemoteProtocolError
+from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.swarm.view import ExpertInfo, SwarmView
+
+
+@dataclass(frozen=True, slots=True)
+class Hop:
+    """One expert of a route: which expert, on which peer, in which life of that peer."""
+
+    uid: ExpertUid
+    peer_id: PeerId
+    boot_epoch: int
+
+
+Route = tuple[Hop, ...]
+"""One expert per stage, in pipeline order."""
+
+MAX_STAGES = 64
+
+
+def route_body(route: Route) -> list[list[str | int]]:
+    """Return a route as it travels in messages."""
+    return [[hop.uid, hop.peer_id, hop.boot_epoch] for hop in route]
+
+
+def read_route(value: list[Any]) -> Route:
+    """Check and return a route from a message.
+
+    Raises:
+        RemoteProtocolError: too long, or a hop is not `[uid, peer id, boot epoch]`.
+    """
+    if len(value) > MAX_STAGES:
+        raise RemoteProtocolError(f"a route of {len(value)} hops, at most {MAX_STAGES}")
+    return tuple(_read_hop(hop) for hop in value)
+
+
+def _read_hop(value: Any) -> Hop:
+    kinds = [type(part) for part in value] if isinstance(value, list) else []
+    if kinds != [str, str, int]:
+        raise RemoteProtocolError(f"a hop is {str(value)[:60]!r}, expected [uid, peer, epoch]")
+    return Hop(ExpertUid(value[0]), PeerId(value[1]), value[2])
+
+
+def plan_routes(view: SwarmView, current: Mapping[int, Route]) -> Decision[dict[int, Route]]:
+    """Return the routes by pipeline number: current ones mended where they can be, then new ones.
+
+    A pipeline that cannot be completed is missing from the answer; the reason names its gap.
+    """
+    free = [{expert.uid: expert for expert in stage.serving} for stage in view.stages]
+    kept: dict[int, list[Hop | None]] = {}
+    for number, route in sorted(current.items()):
+        kept[number] = [_take(pool, hop) for pool, hop in zip(free, route, strict=True)]
+    # Pipelines that lost the least are mended first: each spare completes as much as it can.
+    order = sorted(kept, key=lambda number: (kept[number].count(None), number))
+    routes: dict[int, Route] = {}
+    gaps: list[str] = []
+    for number in order:
+        mended, missing = _mend(view, free, kept[number])
+        if missing is None:
+            routes[number] = mended
+        else:
+            gaps.append(f"pipeline {number} waits for {missing}")
+    while view.stages and all(free):
+        number = next(i for i in range(len(routes) + len(kept) + 1) if i not in routes)
+        routes[number], _ = _mend(view, free, [None] * len(view.stages))
+    reason = "; ".join(gaps) or f"{len(routes)} complete"
+    return Decision(routes, reason)
+
+
+def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
+    """Take the hop's expert out of the pool if it is still the same life of the same peer."""
+    expert = pool.get(hop.uid)
+    if expert is None or _hop(expert) != hop:
+        return None
+    del pool[hop.uid]
+    return hop
+
+
+def _mend(
+    view: SwarmView, free: list[dict[ExpertUid, ExpertInfo]], hops: list[Hop | None]
+) -> tuple[Route, str | None]:
+    """Fill the holes from the pools; on failure give the spares and the kept hops back."""
+    for stage, hop, pool in zip(view.stages, hops, free, strict=True):
+        if hop is None and not pool:
+            _give_back(view, free, hops)
+            return (), stage.name
+    mended = [
+        hop if hop is not None else _hop(pool.pop(min(pool, key=lambda uid: pool[uid].index)))
+        for hop, pool in zip(hops, free, strict=True)
+    ]
+    return tuple(mended), None
+
+
+def _give_back(
+    view: SwarmView, free: list[dict[ExpertUid, ExpertInfo]], hops: list[Hop | None]
+) -> None:
+    for hop, pool in zip(hops, free, strict=True):
+        expert = view.expert(hop.uid) if hop is not None else None
+        if expert is not None:
+            pool[expert.uid] = expert
+
+
+def _hop(expert: ExpertInfo) -> Hop:
+    return Hop(expert.uid, expert.peer_id, expert.record.boot_epoch)

@@ -1,0 +1,145 @@
+"""The swarm as one peer knows it: an immutable snapshot that decisions are made from."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from distqatd.base.errors import IdentityError
+from distqatd.base.ids import ExpertUid, PeerId, parse_uid
+from distqatd.swarm.records import (
+    JOINING,
+    SERVING,
+    STATES,
+    ExpertRecord,
+    LeaseRecord,
+    PeerRecord,
+    TrainerRecord,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertInfo:
+    """One expert as its peer announced it. `uid` is empty while a joiner has no slot yet."""
+
+    peer_id: PeerId
+    uid: ExpertUid
+    stage: str
+    index: int
+    record: ExpertRecord
+
+    @property
+    def is_serving(self) -> bool:
+        """Return whether the expert takes steps."""
+        return self.record.state == SERVING
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerInfo:
+    """One job of a trainer, or a trainer that waits for one (`record.pipeline` is -1)."""
+
+    peer_id: PeerId
+    record: TrainerRecord
+
+    @property
+    def is_training(self) -> bool:
+        """Return whether it runs a pipeline."""
+        return self.record.pipeline >= 0
+
+
+@dataclass(frozen=True, slots=True)
+class StageView:
+    """The experts of one stage, serving or on their way."""
+
+    name: str
+    experts: tuple[ExpertInfo, ...]
+
+    @property
+    def serving(self) -> tuple[ExpertInfo, ...]:
+        """Return the experts that take steps, by replica index."""
+        return tuple(expert for expert in self.experts if expert.is_serving)
+
+    @property
+    def samples_per_s(self) -> float:
+        """Return the stage's total throughput, samples per second."""
+        return sum(expert.record.samples_per_s for expert in self.serving)
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmView:
+    """Everything one peer knows at one moment; peers it saw die are left out."""
+
+    stages: tuple[StageView, ...]
+    joiners: tuple[ExpertInfo, ...] = ()
+    trainers: tuple[TrainerInfo, ...] = ()
+    peers: Mapping[PeerId, PeerRecord] = field(default_factory=dict)
+    leases: Mapping[PeerId, LeaseRecord] = field(default_factory=dict)
+
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """Return the stages in pipeline order."""
+        return tuple(stage.name for stage in self.stages)
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """Return the stages that no expert serves."""
+        return tuple(stage.name for stage in self.stages if not stage.serving)
+
+    @property
+    def num_complete(self) -> int:
+        """Return how many disjoint pipelines the serving experts can form."""
+        return min((len(stage.serving) for stage in self.stages), default=0)
+
+    def stage(self, name: str) -> StageView:
+        """Return the stage of that name.
+
+        Raises:
+            KeyError: the pipeline has no such stage.
+        """
+        for stage in self.stages:
+            if stage.name == name:
+                return stage
+        raise KeyError(name)
+
+    def without(self, peers: Collection[PeerId]) -> "SwarmView":
+        """Return the view without the experts of some peers."""
+        stages = tuple(
+            StageView(stage.name, tuple(e for e in stage.experts if e.peer_id not in peers))
+            for stage in self.stages
+        )
+        return replace(self, stages=stages)
+
+    def expert(self, uid: ExpertUid) -> ExpertInfo | None:
+        """Return the serving expert with this uid, if there is one."""
+        for stage in self.stages:
+            for expert in stage.serving:
+                if expert.uid == uid:
+                    return expert
+        return None
+
+
+def expert_info(peer_id: PeerId, record: ExpertRecord) -> ExpertInfo | None:
+    """Return a record's expert, or None if its uid or state makes no sense."""
+    if record.state not in STATES:
+        return None
+    if record.uid == "":
+        return ExpertInfo(peer_id, ExpertUid(""), "", -1, record)
+    try:
+        stage, index = parse_uid(record.uid)
+    except IdentityError:
+        return None
+    return ExpertInfo(peer_id, ExpertUid(record.uid), stage, index, record)
+
+
+def build_stage(name: str, experts: Iterable[ExpertInfo]) -> StageView:
+    """Collect one stage's experts; of two that hold one uid, serving beats joining, then low id."""
+    best: dict[ExpertUid, ExpertInfo] = {}
+    for expert in experts:
+        if expert.stage != name:
+            continue
+        held = best.get(expert.uid)
+        if held is None or _precedence(expert) < _precedence(held):
+            best[expert.uid] = expert
+    return StageView(name, tuple(sorted(best.values(), key=lambda expert: expert.index)))
+
+
+def _precedence(expert: ExpertInfo) -> tuple[bool, PeerId]:
+    return (expert.record.state == JOINING, expert.peer_id)

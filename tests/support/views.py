@@ -1,0 +1,26 @@
+"""Views of a swarm, made by hand."""
+
+from distqatd.swarm.records import ExpertRecord
+from distqatd.swarm.view import SwarmView, build_stage, expert_info
+
+
+def record(uid, *, state="serving", speed=10.0, epoch=1, outer_step=0):
+    return ExpertRecord(
+        uid=uid,
+        state=state,
+        addresses=("/ip4/10.0.0.1/tcp/1",),
+        boot_epoch=epoch,
+        outer_step=outer_step,
+        inner_step=0,
+        anchor_digest="",
+        samples_per_s=speed,
+        session=0,
+    )
+
+
+def info(peer, uid, **fields):
+    return expert_info(peer, record(uid, **fields))
+
+
+def view_of(stages, *experts):
+    return SwarmView(tuple(build_stage(name, experts) for name in stages))
