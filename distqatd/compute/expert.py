@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from distqatd.base.errors import CheckpointError, ComputeError, NonFinite
+from distqatd.base.errors import ComputeError, NonFinite
 from distqatd.base.ids import ExpertUid
 from distqatd.compute.passes import Passes
 from distqatd.compute.results import ApplyResult as ApplyResult
 from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
+from distqatd.compute.results import check_snapshot
 from distqatd.compute.stash import Tensors
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
@@ -194,7 +195,7 @@ class Expert:
         self._check_complete()
         grad_norm = self._grad_norm()
         self._inner.step()
-        self._inner.zero_grad(set_to_none=True)
+        self._drop_grads()
         self._passes.close()
         self._count(num_samples, self._timer() - began)
         return ApplyResult(self._inner_step, self._samples_since_anchor, grad_norm)
@@ -202,7 +203,7 @@ class Expert:
     def abort(self) -> None:
         """Drop the open step: gradients, graphs, and what it changed in buffers. Idempotent."""
         self._passes.abort()
-        self._inner.zero_grad(set_to_none=True)
+        self._drop_grads()
         self._busy_s = 0.0
 
     @torch.no_grad()
@@ -230,6 +231,8 @@ class Expert:
         num_params = self.layout.num_params
         anchor = self._snapshot.tensors["anchor"]
         local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
+        if not bool(torch.isfinite(local[num_params:]).all()):
+            raise NonFinite(f"buffers of {self.uid} have NaN or infinite values")
         return Contribution(
             pseudo_gradient=local,
             samples=self._samples_since_anchor,
@@ -279,7 +282,7 @@ class Expert:
         Raises:
             CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
         """
-        self._check_snapshot(snapshot)
+        check_snapshot(snapshot, self.layout)
         self._outer.load_state(snapshot.tensors)
         self.abort()
         self.layout.scatter(self.stage, snapshot.tensors["anchor"])
@@ -305,6 +308,10 @@ class Expert:
             views = self.layout.views(self._snapshot.tensors["anchor"])
             self._anchor_views = {name: view.to(own[name]) for name, view in views.items()}
         return self._anchor_views
+
+    def _drop_grads(self) -> None:
+        for param in self._params:
+            param.grad = None
 
     def _grad_norm(self) -> float:
         grads = [param.grad for param in self._params if param.grad is not None]
@@ -339,13 +346,3 @@ class Expert:
         if outer_step != self.outer_step + 1:
             at = f"{self.uid} is at outer step {self.outer_step}"
             raise ComputeError(f"{at}; it cannot commit {outer_step}")
-
-    def _check_snapshot(self, snapshot: Snapshot) -> None:
-        if snapshot.layout_digest != self.layout_digest:
-            raise CheckpointError(f"the snapshot is of another stage than {self.stage.name}")
-        anchor = snapshot.tensors.get("anchor")
-        if anchor is None or anchor.shape != (self.layout.num_elements,):
-            raise CheckpointError(f"the snapshot has no anchor of {self.layout.num_elements}")
-        found = digest(anchor)
-        if found != snapshot.anchor_digest:
-            raise CheckpointError(f"anchor has digest {found}, not {snapshot.anchor_digest}")

@@ -6,6 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
+from distqatd.base.errors import CheckpointError
+from distqatd.optim.digest import digest
+from distqatd.optim.flat import FlatLayout
+
 
 @dataclass(frozen=True, slots=True)
 class LossResult:
@@ -75,3 +79,25 @@ class Snapshot:
     layout_digest: str
     tensors: Mapping[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
+    """Check that a snapshot, perhaps from a peer or a disk, is one of the stage with `layout`.
+
+    Raises:
+        CheckpointError: it is of another stage, incomplete, or not what its digest says.
+    """
+    wanted = layout.digest()
+    if snapshot.layout_digest != wanted:
+        raise CheckpointError(
+            f"the snapshot is of a stage with layout {snapshot.layout_digest[:12]}, "
+            f"this one has {wanted[:12]}; model options differ"
+        )
+    sizes = {"anchor": layout.num_elements, "momentum": layout.num_params}
+    for name, num in sizes.items():
+        tensor = snapshot.tensors.get(name)
+        if tensor is None or tensor.shape != (num,):
+            raise CheckpointError(f"the snapshot has no {name} of {num} elements")
+    found = digest(snapshot.tensors["anchor"])
+    if found != snapshot.anchor_digest:
+        raise CheckpointError(f"anchor has digest {found}, not {snapshot.anchor_digest}")

@@ -303,6 +303,12 @@ def test_a_diverged_replica_has_no_contribution_and_goes_back_to_its_snapshot(ex
     assert_same_state(state_of(expert), state_of(make_expert("resnet18.full")))
 
 
+def test_statistics_that_overflowed_are_not_contributed(expert):
+    expert.stage.state_dict()["units.stem.embedder.normalization.running_mean"].fill_(1e30)
+    with pytest.raises(NonFinite, match="buffers of full"):
+        expert.contribution()
+
+
 def test_a_snapshot_does_not_change_while_training_goes_on(expert):
     train(expert, 2)
     outer_step(expert)
@@ -341,10 +347,10 @@ def corrupted(snapshot):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {"layout_digest": "0" * 64}, "another stage"),
+        (lambda s: {"layout_digest": "0" * 64}, "model options differ"),
         (lambda s: {"tensors": corrupted(s)}, "has digest"),
         (lambda s: {"tensors": {"momentum": s.tensors["momentum"]}}, "no anchor"),
-        (lambda s: {"tensors": {"anchor": s.tensors["anchor"]}}, "momentum"),
+        (lambda s: {"tensors": {"anchor": s.tensors["anchor"]}}, "no momentum"),
     ],
 )
 def test_a_snapshot_that_is_not_of_this_stage_changes_nothing(expert, change, message):
