@@ -115,9 +115,14 @@ def test_presets_are_applied_before_files_wherever_they_stand(
     assert load(["tiny"]).origins["seed"] == "preset tiny:1"
 
 
-def test_every_shipped_preset_loads() -> None:
-    for name in presets():
-        assert load([name]).config.experiment_prefix, name
+def test_the_presets_are_the_files_of_the_configs_folder() -> None:
+    folder = Path(__file__).parents[3] / "configs"
+    assert sorted(presets()) == sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", sorted(presets()))
+def test_every_preset_loads(name: str) -> None:
+    assert load([name]).config.experiment_prefix
 
 
 def test_an_unknown_preset_names_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
