@@ -1,0 +1,251 @@
+"""Outer steps of all experts of a daemon: the one class that the rest of DistQat uses."""
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from distqatd.averaging import messages
+from distqatd.averaging.digests import Agreement, agree
+from distqatd.averaging.member import MemberRound
+from distqatd.averaging.messages import Ready, take
+from distqatd.averaging.records import Committed, ContributionLike, RoundRecord, Verdicts
+from distqatd.averaging.round import Waiting
+from distqatd.averaging.seat import OnOpen, Roster, Seat
+from distqatd.averaging.service import RoundService
+from distqatd.averaging.tools import Tools, now
+from distqatd.base.clock import Clock
+from distqatd.base.decision import Decision
+from distqatd.base.errors import DistqatError, RoundAborted
+from distqatd.base.events import EventLog
+from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.rng import Rng
+from distqatd.compute.executor import Executor
+from distqatd.config.sections import DilocoConfig
+from distqatd.net.rpc import Rpc
+from distqatd.optim.digest import digest
+from distqatd.wire.payload import Message
+
+MAX_RECORDS = 200
+
+
+class Averager:
+    """Outer steps of all experts of a daemon.
+
+    `run` must be running for rounds to be led here; whoever calls it owns it.
+    """
+
+    def __init__(
+        self,
+        rpc: Rpc,
+        executor: Executor,
+        config: DilocoConfig,
+        clock: Clock,
+        rng: Rng,
+        events: EventLog,
+    ) -> None:
+        """Register the methods; nothing runs yet.
+
+        Args:
+            rpc: how peers are called and served.
+            executor: where tensors are worked on.
+            config: timeout, quorum and codec of rounds.
+            clock: wall time, for records only.
+            rng: names rounds.
+            events: where the ends of rounds are told.
+        """
+        self._tools = Tools(rpc, executor, config, rng, events, Verdicts())
+        self._clock = clock
+        self._service = RoundService(self._tools)
+        self._records: deque[RoundRecord] = deque(maxlen=MAX_RECORDS)
+
+    @property
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """Return the last rounds of the experts here, oldest first."""
+        return tuple(self._records)
+
+    def waiting(self) -> tuple[Waiting, ...]:
+        """Return the rounds that are led here now and whom they wait for."""
+        return tuple(
+            led.waiting() for seat in self._service.seats.values() for led in seat.leading.values()
+        )
+
+    async def run(self) -> None:
+        """Own the tasks of rounds that experts here lead, for ever."""
+        await self._service.run()
+
+    def attach(
+        self, uid: ExpertUid, stage: str, roster: Roster, on_open: OnOpen | None = None
+    ) -> None:
+        """Let an expert take part in outer steps; call it when it serves.
+
+        Args:
+            uid: the expert.
+            stage: name of its stage.
+            roster: returns the serving experts of the stage, this one with its current outer
+                step and anchor digest included. Called often: it must be cheap.
+            on_open: told when others wait for this expert.
+        """
+        self._service.seats[uid] = Seat(uid, stage, roster, on_open)
+
+    def detach(self, uid: ExpertUid) -> None:
+        """Forget an expert; rounds that it leads abort."""
+        seat = self._service.seats.pop(uid, None)
+        for led in list(seat.leading.values()) if seat is not None else []:
+            led.withdraw(f"leader {uid} leaves")
+        self._service.digests.forget(uid)
+
+    def behind(self, uid: ExpertUid) -> Decision[bool]:
+        """Decide whether an expert must take over a newer state before it can go on."""
+        seat = self._service.seat(uid)
+        step, _ = seat.position()
+        newest = max((m.outer_step, m.uid) for m in seat.roster()) if seat.roster() else (step, uid)
+        newest = max(newest, seat.newest or newest)
+        text = f"{uid} is at outer step {step}, {newest[1]} at {newest[0]}"
+        return Decision(newest[0] > step, text)
+
+    async def round(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
+        """Take the next outer step together with the other replicas, or not at all.
+
+        A caller that cancels this after the vote may miss a step that the others take.
+
+        Args:
+            uid: an attached expert.
+            contribution: what it brings; its pseudo-gradient must not change meanwhile.
+
+        Returns:
+            What to hand to `Expert.commit_outer`, the same bits at every member.
+
+        Raises:
+            RoundAborted: no step was taken here; keep the old anchor and train on. When `behind`
+                then says so, load a newer state first.
+        """
+        seat = self._service.seat(uid)
+        if seat.active is not None:
+            raise RoundAborted(f"{uid} is in a round already")
+        # A caller that comes again with an older anchor has not applied what was committed.
+        seat.finished = min(seat.finished, contribution.outer_step - 1)
+        began = now()
+        try:
+            self._check_newest(seat, contribution)
+            if self._is_alone(seat, contribution):
+                committed = await self._alone(uid, contribution)
+            else:
+                committed = await self._together(seat, contribution)
+            seat.finished = max(seat.finished, contribution.outer_step)
+        except RoundAborted as error:
+            self._note(seat, contribution.outer_step + 1, str(error), now() - began)
+            raise
+        else:
+            self._note(seat, committed.outer_step, "", now() - began, committed)
+            return committed
+        finally:
+            seat.active = None
+
+    async def exchange_digest(self, uid: ExpertUid, outer_step: int, digest: str) -> Agreement:
+        """Tell the other replicas which anchor we hold at an outer step, and learn theirs.
+
+        Waits for them a moment: a replica answers when it has taken the step itself.
+        """
+        seat = self._service.seat(uid)
+        timeout_s = 2 * self._tools.margin_s
+        others = {m.uid: m.peer_id for m in seat.roster() if m.uid != uid}
+        self._service.digests.note(uid, outer_step, uid, digest)
+        async with asyncio.TaskGroup() as tasks:
+            for other, peer_id in others.items():
+                body = {"to": other, "from": uid, "step": outer_step, "digest": digest}
+                tasks.create_task(self._swap_digest(uid, other, peer_id, body, timeout_s))
+        await self._service.digests.wait_for(uid, outer_step, frozenset(others), timeout_s)
+        known = self._service.digests.get(uid, outer_step)
+        held = {other: known[other] for other in (uid, *others) if other in known}
+        return agree(held, tuple(sorted(others.keys() - held.keys())))
+
+    # Rounds.
+
+    def _check_newest(self, seat: Seat, contribution: ContributionLike) -> None:
+        for member in seat.roster():
+            seat.heard(member.uid, member.outer_step)
+        if seat.newest is not None and seat.newest[0] > contribution.outer_step:
+            step, who = seat.newest
+            raise RoundAborted(
+                f"{seat.uid} is behind at outer step {contribution.outer_step}:"
+                f" {who} is at {step}; it must take over the newer state"
+            )
+
+    def _is_alone(self, seat: Seat, contribution: ContributionLike) -> bool:
+        others = any(member.uid != seat.uid for member in seat.roster())
+        return not others and self._service.led(seat, contribution.outer_step) is None
+
+    async def _alone(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
+        if not contribution.samples:
+            raise RoundAborted("nothing to average: the only replica has not trained")
+        mean = contribution.pseudo_gradient
+        held = await self._tools.executor.run(lambda: digest(mean))
+        step, ints = contribution.outer_step + 1, dict(contribution.int_buffers)
+        return Committed(mean, step, (uid,), {uid: 1.0}, ints, held, 0, 0.0)
+
+    async def _together(self, seat: Seat, contribution: ContributionLike) -> Committed:
+        roster = {member.uid: member for member in seat.roster()}
+        bandwidth = roster[seat.uid].bandwidth if seat.uid in roster else 0.0
+        ready = Ready(
+            seat.uid,
+            seat.stage,
+            contribution.outer_step,
+            contribution.anchor_digest,
+            contribution.samples,
+            contribution.pseudo_gradient.numel(),
+            bandwidth,
+            dict(contribution.int_buffers),
+        )
+        peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
+        seat.active = MemberRound(self._tools, ready, contribution.pseudo_gradient, peers)
+        return await seat.active.run()
+
+    def _note(
+        self,
+        seat: Seat,
+        outer_step: int,
+        reason: str,
+        seconds: float,
+        committed: Committed | None = None,
+    ) -> None:
+        """Record the end of a round and tell it as an event."""
+        member = seat.active
+        plan = member.plan if member is not None else None
+        reason = reason or (member.reason if member is not None else "the only replica")
+        record = RoundRecord(
+            outer_step=outer_step,
+            stage=seat.stage,
+            uid=seat.uid,
+            outcome="committed" if committed is not None else "aborted",
+            reason=reason,
+            members=plan.uids if plan is not None else (seat.uid,),
+            missing=member.missing if member is not None else (),
+            weights=plan.weights if plan is not None else {seat.uid: 1.0},
+            bytes_sent=member.bytes_sent if member is not None else 0,
+            seconds=seconds,
+            ended_unix_s=self._clock.now(),
+        )
+        self._records.append(record)
+        self._tools.events.emit(
+            f"round.{record.outcome}",
+            degraded=committed is None,
+            expert=seat.uid,
+            stage=seat.stage,
+            outer_step=outer_step,
+            num_members=len(record.members),
+            seconds=round(seconds, 3),
+            reason=reason,
+        )
+
+    async def _swap_digest(
+        self, uid: ExpertUid, other: ExpertUid, peer_id: PeerId, body: dict[str, Any], wait_s: float
+    ) -> None:
+        try:
+            message = Message(body)
+            answer = await self._tools.rpc.call(peer_id, messages.DIGEST, message, timeout_s=wait_s)
+            theirs = take(answer.body, "digest", str)
+        except DistqatError:
+            # It stays among the silent ones of the agreement.
+            return
+        if theirs:
+            self._service.digests.note(uid, int(body["step"]), other, theirs)

@@ -1,0 +1,109 @@
+"""What goes into a round and what comes out of it, and the verdicts that peers may ask for."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from distqatd.averaging.messages import Verdict
+from distqatd.base.ids import ExpertUid
+
+
+class ContributionLike(Protocol):
+    """What an expert brings to a round; `compute.expert.Contribution` is one.
+
+    `pseudo_gradient` is float32, 1-D, on the CPU, and must not change while the round runs.
+    `outer_step` counts the outer steps taken so far: all members of a round have the same.
+    """
+
+    @property
+    def pseudo_gradient(self) -> Tensor:
+        """Return anchor - local."""
+        ...
+
+    @property
+    def samples(self) -> int:
+        """Return the samples trained on since the anchor."""
+        ...
+
+    @property
+    def outer_step(self) -> int:
+        """Return the outer step of the anchor."""
+        ...
+
+    @property
+    def anchor_digest(self) -> str:
+        """Return the digest of the anchor."""
+        ...
+
+    @property
+    def int_buffers(self) -> Mapping[str, int]:
+        """Return the integer buffers by name."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A round that all its members committed with the same bits.
+
+    Attributes:
+        mean: weighted mean pseudo-gradient, float32, 1-D, CPU; the caller owns it.
+        outer_step: the contributions' outer step; the anchor it leads to is the next one.
+        members: who took part, in the order of the plan.
+        weights: share of each in `mean`.
+        int_buffers: the largest value of each integer buffer.
+        digest: of `mean`, the one that all members voted for.
+        bytes_sent: tensor bytes this member sent.
+        seconds: from our call to the end.
+    """
+
+    mean: Tensor
+    outer_step: int
+    members: tuple[ExpertUid, ...]
+    weights: dict[ExpertUid, float]
+    int_buffers: dict[str, int]
+    digest: str
+    bytes_sent: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoundRecord:
+    """One attempt at an outer step as one member saw it, for `distqatctl rounds`.
+
+    `weights` are shares of the mean; `missing` are members of the roster that took no part.
+    """
+
+    outer_step: int
+    stage: str
+    uid: ExpertUid
+    outcome: Literal["committed", "aborted"]
+    reason: str
+    members: tuple[ExpertUid, ...]
+    missing: tuple[ExpertUid, ...]
+    weights: dict[ExpertUid, float]
+    bytes_sent: int
+    seconds: float
+    ended_unix_s: float
+
+
+class Verdicts:
+    """The last verdicts this peer gave or heard, by round; the oldest is dropped when full."""
+
+    def __init__(self, capacity: int = 128) -> None:
+        self._capacity = capacity
+        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
+
+    def keep(self, verdict: Verdict) -> None:
+        """Remember a verdict; the first one of a round stays."""
+        if verdict.round_id in self._verdicts:
+            return
+        self._verdicts[verdict.round_id] = verdict
+        if len(self._verdicts) > self._capacity:
+            self._verdicts.popitem(last=False)
+
+    def get(self, round_id: str) -> Verdict | None:
+        """Return how a round ended, if we know."""
+        return self._verdicts.get(round_id)

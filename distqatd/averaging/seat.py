@@ -1,0 +1,77 @@
+"""An expert's place in averaging on its own daemon: what it is in, and how others compare to it."""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from distqatd.averaging.leader import Leader
+from distqatd.averaging.member import MemberRound
+from distqatd.averaging.messages import AHEAD, BEHIND, COMING, DIVERGED
+from distqatd.averaging.roster import Member
+from distqatd.base.ids import ExpertUid
+
+Roster = Callable[[], tuple[Member, ...]]
+"""Returns the serving experts of a stage as they are known now, the local one included."""
+
+OnOpen = Callable[[ExpertUid, int, float], None]
+"""Told (uid, outer step, seconds left) when a round has opened that the expert should join.
+
+The outer step is the one that the round is to make.
+"""
+
+MAX_ROUNDS_LED = 4
+"""Rounds one expert leads at a time; more mean that peers disagree wildly about the state."""
+
+
+@dataclass(slots=True)
+class Seat:
+    """What the averager keeps for one attached expert.
+
+    Attributes:
+        uid: the expert.
+        stage: name of its stage.
+        roster: who else serves the stage.
+        on_open: see OnOpen.
+        active: the round it takes part in now.
+        leading: rounds it leads, by round id.
+        finished: outer step of the last anchor that a committed round has left behind.
+        arrivals_s: of past rounds it led, for the adaptive grace.
+        newest: the highest outer step heard of in the stage, and from whom.
+    """
+
+    uid: ExpertUid
+    stage: str
+    roster: Roster
+    on_open: OnOpen | None = None
+    active: MemberRound | None = None
+    leading: dict[str, Leader] = field(default_factory=dict)
+    finished: int = -1
+    arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    newest: tuple[int, ExpertUid] | None = None
+
+    def heard(self, uid: ExpertUid, outer_step: int) -> None:
+        """Note the outer step that a member says it has reached."""
+        if self.newest is None or outer_step > self.newest[0]:
+            self.newest = (outer_step, uid)
+
+    def position(self) -> tuple[int, str]:
+        """Return our outer step and anchor digest; after a commit the digest is "" until applied.
+
+        The round that we are in knows best, then the last commit, then the roster.
+        """
+        if self.active is not None:
+            return self.active.ready.outer_step, self.active.ready.anchor_digest
+        own = next((m for m in self.roster() if m.uid == self.uid), None)
+        if own is None or own.outer_step <= self.finished:
+            return self.finished + 1, ""
+        return own.outer_step, own.anchor_digest
+
+    def compare(self, outer_step: int, anchor_digest: str) -> tuple[str, int]:
+        """Return how we stand to a round over this anchor, and our outer step."""
+        step, digest = self.position()
+        if step != outer_step:
+            return (AHEAD if step > outer_step else BEHIND), step
+        # Committed but not applied yet: which anchor it will be is not known, only that we come.
+        if digest not in ("", anchor_digest):
+            return DIVERGED, step
+        return COMING, step

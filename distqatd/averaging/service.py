@@ -1,0 +1,193 @@
+"""What peers call: takes each averaging method to the seat and the round it is meant for."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from distqatd.averaging import messages
+from distqatd.averaging.digests import DigestBook
+from distqatd.averaging.leader import Leader
+from distqatd.averaging.member import MemberRound
+from distqatd.averaging.messages import Ready, Verdict, Vote, take, take_uid
+from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms
+from distqatd.averaging.roster import grace_s
+from distqatd.averaging.round import LeaderRound, Phase
+from distqatd.averaging.seat import MAX_ROUNDS_LED, Seat
+from distqatd.averaging.tools import Tools, now
+from distqatd.base.errors import (
+    ExpertNotFound,
+    Overloaded,
+    RemoteProtocolError,
+    RoundAborted,
+)
+from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.tasks import Supervisor
+from distqatd.compute.payload import torch_sink
+from distqatd.net.rpc import Caller
+from distqatd.wire.payload import Message
+
+MAX_BODY_BYTES = 1 << 19
+
+
+class RoundService:
+    """The handlers of one daemon, and the rounds that its experts lead.
+
+    Attributes:
+        seats: by expert; bounded by the experts this daemon hosts.
+        digests: anchors that other replicas say they hold.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        """Register all methods; nothing runs yet."""
+        self.seats: dict[ExpertUid, Seat] = {}
+        self.digests = DigestBook()
+        self._tools = tools
+        self._supervisor: Supervisor | None = None
+        self._register(messages.READY, self._on_ready)
+        self._register(messages.OPEN, self._on_open)
+        self._register(messages.PLAN, self._on_plan)
+        self._register(messages.VOTE, self._on_vote)
+        self._register(messages.VERDICT, self._on_verdict)
+        self._register(messages.ASK, self._on_ask)
+        self._register(messages.DIGEST, self._on_digest)
+        limit = MAX_CHUNK_BYTES + MAX_BODY_BYTES
+        tools.rpc.serve(messages.CHUNK, self._on_chunk, max_bytes=limit, sink=torch_sink)
+        tools.rpc.on_lost(self._on_lost)
+
+    async def run(self) -> None:
+        """Own the tasks of rounds that experts here lead, for ever."""
+        async with Supervisor("averaging", self._tools.rng) as supervisor:
+            self._supervisor = supervisor
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                self._supervisor = None
+
+    def _register(
+        self, method: str, handle: Callable[[Caller, dict[str, Any]], dict[str, Any]]
+    ) -> None:
+        async def handler(caller: Caller, message: Message) -> Message:
+            return Message(handle(caller, dict(message.body)))
+
+        self._tools.rpc.serve(method, handler, max_bytes=MAX_BODY_BYTES)
+
+    def seat(self, uid: ExpertUid) -> Seat:
+        """Return an expert's seat.
+
+        Raises:
+            ExpertNotFound: it is not attached here.
+        """
+        if uid not in self.seats:
+            raise ExpertNotFound(f"no expert {uid} averages on this peer")
+        return self.seats[uid]
+
+    def led(self, seat: Seat, outer_step: int, anchor_digest: str = "") -> Leader | None:
+        """Return the round that is led for this anchor and not decided yet; "" is any anchor."""
+        for led in seat.leading.values():
+            same = anchor_digest in ("", led.round.anchor_digest)
+            if same and led.round.outer_step == outer_step and led.round.phase is not Phase.DECIDED:
+                return led
+        return None
+
+    def _active(self, uid: ExpertUid) -> MemberRound:
+        active = self.seat(uid).active
+        if active is None:
+            raise RoundAborted(f"{uid} is in no round")
+        return active
+
+    def _lead(self, seat: Seat, first: Ready) -> Leader:
+        if self._supervisor is None or len(seat.leading) >= MAX_ROUNDS_LED:
+            raise Overloaded(f"{seat.uid} cannot lead another round now")
+        config = self._tools.config
+        round_id = (
+            f"{seat.stage}/{first.outer_step + 1}/{seat.uid}/{self._tools.rng.getrandbits(48):012x}"
+        )
+        grace = grace_s(seat.arrivals_s, config.averaging_timeout)
+        terms = Terms(config.averaging_timeout, grace.value, config.quorum, config.codec)
+        led = Leader(
+            self._tools,
+            seat.uid,
+            LeaderRound(round_id, first, seat.roster(), terms, now()),
+            seat.heard,
+        )
+        seat.leading[round_id] = led
+        self._tools.events.emit(
+            "round.opened", expert=seat.uid, stage=seat.stage, first=first.uid, grace=grace.reason
+        )
+        self._supervisor.spawn(self._run_leader(seat, led), name=f"lead.{round_id}")
+        return led
+
+    async def _run_leader(self, seat: Seat, led: Leader) -> None:
+        try:
+            await led.run()
+        finally:
+            del seat.leading[led.round.round_id]
+            seat.arrivals_s.extend(led.round.arrivals_s)
+
+    def _on_ready(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat = self.seat(take_uid(body, "to"))
+        ready = Ready.from_body(body)
+        if ready.stage != seat.stage:
+            raise RemoteProtocolError(f"{ready.uid} serves {ready.stage}, {seat.uid} {seat.stage}")
+        state, step = seat.compare(ready.outer_step, ready.anchor_digest)
+        if state == messages.BEHIND:
+            seat.heard(ready.uid, ready.outer_step)
+        if state != messages.COMING:
+            return {"state": state, "step": step}
+        led = self.led(seat, ready.outer_step, ready.anchor_digest) or self._lead(seat, ready)
+        if led.round.phase is not Phase.GATHERING:
+            return {"state": messages.CLOSED, "step": step}
+        return {"state": messages.JOINED, "step": step, **led.ready(ready, caller)}
+
+    def _on_open(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat = self.seat(take_uid(body, "to"))
+        step = take(body, "step", int)
+        state, own_step = seat.compare(step, take(body, "anchor", str))
+        if state == messages.BEHIND:
+            seat.heard(take_uid(body, "from"), step)
+        if state == messages.COMING and seat.active is not None:
+            state = messages.JOINED
+        elif state == messages.COMING and seat.on_open is not None:
+            seat.on_open(seat.uid, step + 1, max(0.0, take(body, "seconds", float)))
+        return {"state": state, "step": own_step}
+
+    def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        active = self._active(take_uid(body, "to"))
+        active.take_plan(Plan.from_body(body), caller, take(body, "seconds", float))
+        return {}
+
+    def _on_vote(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        vote = Vote.from_body(body)
+        led = self.seat(take_uid(body, "to")).leading.get(vote.round_id)
+        if led is None:
+            raise RoundAborted(f"round {vote.round_id} is not led here any more")
+        led.vote(vote, caller)
+        return {}
+
+    def _on_verdict(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        active = self.seat(take_uid(body, "to")).active
+        if active is not None:
+            active.take_verdict(Verdict.from_body(body), caller)
+        return {}
+
+    def _on_ask(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        verdict = self._tools.verdicts.get(take(body, "round", str))
+        return {"known": False} if verdict is None else {"known": True, **verdict.to_body()}
+
+    def _on_digest(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat = self.seat(take_uid(body, "to"))
+        other, step = take_uid(body, "from"), take(body, "step", int)
+        seat.heard(other, step)
+        self.digests.note(seat.uid, step, other, take(body, "digest", str))
+        return {"digest": self.digests.get(seat.uid, step).get(seat.uid, "")}
+
+    async def _on_chunk(self, caller: Caller, message: Message) -> Message:
+        active = self._active(take_uid(message.body, "to"))
+        return await active.answer_chunk(caller, message, take_uid(message.body, "from"))
+
+    def _on_lost(self, peer_id: PeerId, reason: str) -> None:
+        for seat in list(self.seats.values()):
+            for led in list(seat.leading.values()):
+                led.lost(peer_id, reason)
+            if seat.active is not None:
+                seat.active.lost(peer_id, reason)
