@@ -40,11 +40,6 @@ class _Parser(argparse.ArgumentParser):
         self.error(f"unknown argument {flag}{hint}")
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all of `distqatd`'s arguments."""
-    return _build()
-
-
 def _build() -> _Parser:
     parser = _Parser(
         prog="distqatd",
