@@ -3,9 +3,9 @@
 P = flattened parameters, float32, CPU.
 
 Every member of a round applies the same step to the same bits and must get the same bits, on
-whatever processor. So no fused multiply-add: `add(x, alpha=a)` rounds once in vector code and
-twice in the scalar tail of a tensor, and where the tail begins depends on the machine. A multiply
-and then an add round the same everywhere.
+whatever processor. So no fused multiply-add: torch's `add(x, alpha=a)` rounds once where the
+processor has one and twice where it has not. A multiply and then an add round the same everywhere.
+The price: `torch.optim.SGD`, which fuses, differs by one unit in the last place here and there.
 """
 # ruff: noqa: N803, N806  names end in the letter of their shape
 
@@ -33,7 +33,7 @@ def pseudo_gradient(anchor_P: Tensor, local_P: Tensor) -> Tensor:
 
 
 class OuterOptimizer:
-    """Nesterov SGD over flat parameters, with the update rule of `torch.optim.SGD`.
+    """Nesterov SGD over flat parameters, with the update rule of `torch.optim.SGD`, not fused.
 
     Functional in its tensors: `step` makes a new anchor and a new momentum and never writes to
     the old ones, so snapshots may keep both without a copy.
