@@ -2,6 +2,6 @@
 
 May import `base`, `config`, `wire`, `identity`. Read in this order: `address`, `transport` (the
 seam that tests and the simulator implement too), `rpc` (what everybody above depends on),
-`hello`, `connection` (one link), `results` and `server` (requests that come in), `book`, `pool`
-(all links of a daemon), then the real thing: `sockets`, `gate`, `tcp`.
+`hello`, `results` and `server` (requests that come in), `keeper`, `connection` (one link), `links`
+and `book`, `pool` (all links of a daemon), then the real thing: `sockets`, `gate`, `tcp`.
 """

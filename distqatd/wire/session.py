@@ -38,8 +38,8 @@ from distqatd.wire.messages import (
     response_frame,
 )
 from distqatd.wire.outbox import Outbox
-from distqatd.wire.payload import Message, Sink, TensorSpec, pack_body, unpack_body
-from distqatd.wire.streams import Incoming, State, Step, Stream, allocate
+from distqatd.wire.payload import Message, Sink, pack_body, unpack_body
+from distqatd.wire.streams import State, Step, Stream, receive
 from distqatd.wire.table import StreamTable
 
 _MAX_NONCE = (1 << 63) - 1
@@ -252,8 +252,10 @@ class Session:
         try:
             if self._streams.num_theirs >= limits.MAX_INCOMING_STREAMS:
                 raise Overloaded(f"{self._streams.num_theirs} requests are open on this link")
-            stream.sink = self._admit(head, _size(frame, head.specs))
-            stream.incoming = self._allocate(frame, head.specs, stream.sink)
+            num_bytes = frame.payload_len + sum(spec.nbytes for spec in head.specs)
+            stream.sink = self._admit(head, num_bytes)
+            room = self._budget.reserve(self._peer, num_bytes)
+            stream.incoming = receive(head.specs, stream.sink, room)
         except DistqatError as error:
             failure = Failure(error.wire_code, str(error))
             self._outbox.control(failure_frame(FrameType.ERROR, number, failure))
@@ -268,21 +270,13 @@ class Session:
             return
         stream.step(Step.GOT_RESPONSE)
         try:
-            stream.incoming = self._allocate(frame, specs, stream.sink)
+            num_bytes = frame.payload_len + sum(spec.nbytes for spec in specs)
+            room = self._budget.reserve(self._peer, num_bytes)
+            stream.incoming = receive(specs, stream.sink, room)
         except DistqatError as error:
             self.cancel(stream.number)
             failure = Failure(error.wire_code, str(error))
             self._refused = RequestFailed(stream.number, failure)
-
-    def _allocate(self, frame: Frame, specs: tuple[TensorSpec, ...], sink: Sink | None) -> Incoming:
-        num_bytes = _size(frame, specs)
-        reservation = self._budget.reserve(self._peer, num_bytes)
-        try:
-            views = allocate(specs, sink)
-        except BaseException:
-            reservation.release()
-            raise
-        return Incoming(specs, views, reservation, num_bytes - frame.payload_len)
 
     def _body_arrived(self, frame: Frame) -> Event | None:
         stream = self._streams.get(frame.stream)
@@ -357,7 +351,3 @@ class Session:
         stream.step(Step.SENT_ALL)
         if stream.state is State.CLOSED:
             self._streams.forget(stream)
-
-
-def _size(frame: Frame, specs: tuple[TensorSpec, ...]) -> int:
-    return frame.payload_len + sum(spec.nbytes for spec in specs)

@@ -150,15 +150,23 @@ class Stream:
         return self.incoming
 
 
-def allocate(specs: tuple[TensorSpec, ...], sink: Sink | None) -> list[memoryview]:
-    """Return a destination of the right size for each tensor, from `sink` if there is one.
+def receive(specs: tuple[TensorSpec, ...], sink: Sink | None, reservation: Reservation) -> Incoming:
+    """Find a place for a message for whose body and tensors memory has been reserved.
 
     Raises:
         LocalProtocolError: the sink returned a buffer of another size or a read-only one.
+        DistqatError: the sink refused.
     """
-    if sink is None:
-        return [memoryview(bytearray(spec.nbytes)) for spec in specs]
-    return [_checked(spec, sink(spec)) for spec in specs]
+    try:
+        views = [_allocate(spec, sink) for spec in specs]
+    except BaseException:
+        reservation.release()
+        raise
+    return Incoming(specs, views, reservation, sum(spec.nbytes for spec in specs))
+
+
+def _allocate(spec: TensorSpec, sink: Sink | None) -> memoryview:
+    return memoryview(bytearray(spec.nbytes)) if sink is None else _checked(spec, sink(spec))
 
 
 def _checked(spec: TensorSpec, view: memoryview) -> memoryview:

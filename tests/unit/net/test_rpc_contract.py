@@ -1,4 +1,4 @@
-"""What every Rpc does, run against the in-memory network; the real pool is added below it."""
+"""What every Rpc does: the same cases against the in-memory fake and against the real pool."""
 
 import asyncio
 
@@ -14,6 +14,7 @@ from distqatd.base.errors import (
 )
 from distqatd.wire.payload import Message, TensorSpec, WireTensor
 from tests.support.memory_rpc import MemoryNetwork
+from tests.support.pools import memory_nodes, running
 
 
 class MemoryWorld:
@@ -27,9 +28,25 @@ class MemoryWorld:
         self.network.cut("b")
 
 
-@pytest.fixture
-async def world():
-    return MemoryWorld()
+class PoolWorld:
+    """Two real pools over in-memory byte streams."""
+
+    def __init__(self, nodes):
+        self.nodes = nodes
+        self.a, self.b = (node.pool for node in nodes)
+
+    def cut_b(self):
+        self.nodes[1].transport.net.listeners.clear()
+        self.nodes[1].transport.net.reset_all()
+
+
+@pytest.fixture(params=["memory", "pool"])
+async def world(request):
+    if request.param == "memory":
+        yield MemoryWorld()
+        return
+    async with running(*memory_nodes()) as nodes:
+        yield PoolWorld(nodes)
 
 
 def tensor(data: bytes, name: str = "x") -> WireTensor:
