@@ -280,6 +280,14 @@ class Invite(Reply):
     command: str
 
 
+class Version(Reply):
+    """What `distqatctl version --json` prints."""
+
+    schema_id: Literal["distqat.version/v1"] = Field("distqat.version/v1", alias="schema")
+    version: str
+    python: str
+
+
 class Stopping(Reply):
     """`POST /v1/stop`: the daemon has begun to stop."""
 

@@ -1,0 +1,7 @@
+"""`python -m distqatctl`."""
+
+import sys
+
+from distqatctl.cli import main
+
+sys.exit(main())

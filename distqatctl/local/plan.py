@@ -1,0 +1,95 @@
+"""Which daemons make up a local swarm, and how each one is started."""
+
+import json
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distqatctl.config_commands import DISTQATD
+from distqatctl.errors import CommandFailed
+
+_CONFIG_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan:
+    """What `local` needs to know of the configuration."""
+
+    prefix: str
+    stages: tuple[str, ...]
+    outer_steps: int
+    inner_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonPlan:
+    """One daemon: `name` is its state folder and log, `stage` what an expert hosts."""
+
+    name: str
+    role: str
+    stage: str | None = None
+
+
+def read_plan(config_arguments: Sequence[str], program: Sequence[str] = DISTQATD) -> RunPlan:
+    """Ask `distqatd` what it makes of the configuration.
+
+    Raises:
+        CommandFailed: the configuration cannot be used; carries distqatd's words and exit code.
+    """
+    command = [*program, "--show-config", "--json", *config_arguments]
+    finished = subprocess.run(  # noqa: S603  our own program
+        command, check=False, capture_output=True, text=True, timeout=_CONFIG_TIMEOUT_S
+    )
+    if finished.returncode != 0:
+        message = finished.stderr.strip().removeprefix("error: ") or "distqatd cannot be started"
+        raise CommandFailed(
+            message, code=finished.returncode, fix="see: distqatctl config show --origin"
+        )
+    return plan_of(json.loads(finished.stdout)["values"])
+
+
+def plan_of(values: Mapping[str, Any]) -> RunPlan:
+    """Return the plan that a configuration's values make."""
+    stages = [stage["model_name"].split(".")[1] for stage in values["model_pipeline"]["pipeline"]]
+    return RunPlan(
+        prefix=values["experiment_prefix"],
+        stages=tuple(stages),
+        outer_steps=values["diloco"]["outer_steps"],
+        inner_steps=values["diloco"]["inner_steps"],
+    )
+
+
+def daemons(plan: RunPlan, experts_per_stage: int) -> tuple[DaemonPlan, ...]:
+    """Return every daemon in the order of start: the first one is the monitor others join.
+
+    One trainer per pipeline that can be complete at once, and every stage has
+    `experts_per_stage` replicas.
+    """
+    experts = [stage for stage in plan.stages for _ in range(experts_per_stage)]
+    return (
+        DaemonPlan("monitor_0", "monitor"),
+        DaemonPlan("client_0", "client"),
+        *(DaemonPlan(f"expert_{i}", "expert", stage) for i, stage in enumerate(experts)),
+        *(DaemonPlan(f"trainer_{i}", "trainer") for i in range(experts_per_stage)),
+    )
+
+
+def arguments(
+    daemon: DaemonPlan, *, state_root: Path, log_dir: Path, join_file: Path, parent_fd: int
+) -> list[str]:
+    """Return the `distqatd` arguments of one daemon, without the configuration's."""
+    given = [
+        *("--role", daemon.role),
+        *("--state-dir", str(state_root / daemon.name)),
+        *("--log-file", str(log_dir / f"{daemon.name}.log")),
+        *("--network-secret-file", str(state_root / "swarm.secret")),
+        *("--host", "127.0.0.1", "--port", "0", "--api-port", "-1"),
+        *("--parent-fd", str(parent_fd)),
+    ]
+    if daemon.role != "monitor":
+        given += ["--join", f"@{join_file}"]
+    if daemon.stage is not None:
+        given += ["--stage", daemon.stage]
+    return given

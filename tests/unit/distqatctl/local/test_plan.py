@@ -1,0 +1,60 @@
+import sys
+from pathlib import Path
+
+import pytest
+
+from distqatctl.errors import CommandFailed
+from distqatctl.local.plan import RunPlan, arguments, daemons, plan_of, read_plan
+
+PLAN = RunPlan("digits", ("front", "back"), outer_steps=4, inner_steps=10)
+
+
+def test_the_plan_comes_from_the_values_of_the_configuration() -> None:
+    values = {
+        "experiment_prefix": "digits",
+        "model_pipeline": {
+            "pipeline": [{"model_name": "resnet18.front"}, {"model_name": "resnet18.back"}]
+        },
+        "diloco": {"outer_steps": 4, "inner_steps": 10},
+    }
+    assert plan_of(values) == PLAN
+
+
+def test_four_experts_make_two_replicas_of_two_stages_with_one_trainer_per_pipeline() -> None:
+    started = daemons(PLAN, experts_per_stage=2)
+    assert [(d.name, d.role, d.stage) for d in started] == [
+        ("monitor_0", "monitor", None),
+        ("client_0", "client", None),
+        ("expert_0", "expert", "front"),
+        ("expert_1", "expert", "front"),
+        ("expert_2", "expert", "back"),
+        ("expert_3", "expert", "back"),
+        ("trainer_0", "trainer", None),
+        ("trainer_1", "trainer", None),
+    ]
+
+
+@pytest.mark.parametrize("role", ["monitor", "client", "expert"])
+def test_every_daemon_stays_on_loopback_and_hangs_on_its_parent(role: str) -> None:
+    daemon = next(d for d in daemons(PLAN, 1) if d.role == role)
+    given = arguments(
+        daemon,
+        state_root=Path("/s"),
+        log_dir=Path("logs/digits"),
+        join_file=Path("logs/digits/initial_peers.txt"),
+        parent_fd=7,
+    )
+    line = " ".join(given)
+    assert f"--state-dir /s/{role}_0 --log-file logs/digits/{role}_0.log" in line
+    assert "--network-secret-file /s/swarm.secret" in line
+    assert "--host 127.0.0.1 --port 0 --api-port -1 --parent-fd 7" in line
+    assert ("--join @logs/digits/initial_peers.txt" in line) == (role != "monitor")
+    assert ("--stage front" in line) == (role == "expert")
+
+
+def test_a_bad_configuration_ends_with_the_words_and_the_code_of_distqatd(tmp_path: Path) -> None:
+    program = tmp_path / "broken.py"
+    program.write_text("import sys; sys.stderr.write('error: no such key\\n'); sys.exit(78)")
+    with pytest.raises(CommandFailed, match=r"^no such key$") as failure:
+        read_plan((), (sys.executable, str(program)))
+    assert failure.value.code == 78

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from distqatctl.local.report import exit_code, make_report, problems, report_stage, summary
+from distqatctl.local.watch import Snapshot, all_at_step
+from distqatd.api import schema
+from tests.support.fake_provider import expert, run_info, stage, status
+
+
+def _report(**changes: object) -> schema.LocalReport:
+    run = run_info(
+        finished=True,
+        eval=schema.Eval(loss=0.1234, accuracy=0.961),
+        first_step_unix_s=106.0,
+        outer_step=10,
+    )
+    stages = tuple(stage(name, expert(name, 0), expert(name, 1)) for name in ("front", "back"))
+    report = make_report(
+        Snapshot(status(stages=stages), run),
+        run,
+        experts_per_stage=2,
+        launched_unix_s=100.0,
+        wall_s=21.04,
+        processes=8,
+        leftovers=(),
+    )
+    return report.model_copy(update=changes)
+
+
+def test_a_clean_run_is_reported_as_such() -> None:
+    report = _report()
+    assert problems(report) == []
+    assert exit_code(report) == 0
+    assert report.time_to_first_step_s == 6.0
+    shown = summary(report, Path("logs/digits"))
+    assert "trained 10 outer steps (300 inner steps) in 21 s, 400 samples/s" in shown
+    assert "first step after 6.0 s" in shown
+    assert "accuracy 96.1%, loss 0.1234" in shown
+    assert "front     2 replicas, identical" in shown
+    assert "left behind none" in shown
+    assert "logs/digits" in shown
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"eval": None}, "not evaluated"),
+        ({"batches": schema.Batches(lost=2)}, "2 batches lost"),
+        ({"batches": schema.Batches(duplicated=1)}, "counted twice"),
+        ({"leftovers": ("port 29700",)}, "left behind: port 29700"),
+    ],
+)
+def test_what_went_wrong_makes_the_run_degraded(changes: dict[str, object], problem: str) -> None:
+    report = _report(**changes)
+    assert exit_code(report) == 3
+    assert problem in summary(report, Path("logs"))
+
+
+@pytest.mark.parametrize(
+    "experts",
+    [
+        (),
+        (expert("front", 0),),
+        (expert("front", 0), expert("front", 1, digest="other")),
+        (expert("front", 0), expert("front", 1, outer_step=2)),
+        (expert("front", 0, digest=""), expert("front", 1, digest="")),
+    ],
+    ids=["none", "one-missing", "digest", "step", "no-digest"],
+)
+def test_replicas_are_identical_only_if_all_are_there_with_one_anchor(
+    experts: tuple[schema.StageExpert, ...],
+) -> None:
+    assert not report_stage(stage("front", *experts), 2).replicas_identical
+
+
+def test_one_replica_is_identical_to_itself() -> None:
+    assert report_stage(stage("front", expert("front", 0)), 1).replicas_identical
+
+
+def test_the_run_has_settled_when_every_replica_announced_the_last_step() -> None:
+    def at(*steps: int) -> Snapshot:
+        experts = [expert("front", i, outer_step=step) for i, step in enumerate(steps)]
+        return Snapshot(status(stages=(stage("front", *experts),)), run_info())
+
+    assert all_at_step(at(4, 4), 4, 2)
+    assert not all_at_step(at(4, 3), 4, 2)
+    assert not all_at_step(at(4), 4, 2)
+    assert not all_at_step(Snapshot(), 4, 2)
