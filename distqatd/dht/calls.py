@@ -108,6 +108,12 @@ class Calls:
         self._finish(call, fields)
         return True
 
+    def reflect(self, message_id: bytes, fields: list[Any]) -> None:
+        """End a call whose request came back to ourselves: there is nobody else there."""
+        call = self._pending.get(message_id[:7])
+        if call is not None:
+            self._finish(call, fields)
+
     def close(self) -> None:
         """End every call as unanswered."""
         for call in tuple(self._pending.values()):

@@ -88,11 +88,11 @@ class Lookup:
             await self._changed.wait()
 
     def _is_done(self) -> bool:
-        if self._search.finished:
-            return not self._num_pages_open
-        quorum = self._protocol.limits.quorum
-        enough = self._collector is not None and self._collector.num_holders >= quorum
-        return enough and not self._num_pages_open
+        if self._collector is None:
+            return self._search.finished
+        if self._collector.num_complete >= self._protocol.limits.quorum:
+            return True
+        return self._search.finished and not self._num_pages_open
 
     def _ask(self, contact: Contact) -> None:
         self._num_queries += 1

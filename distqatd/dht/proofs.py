@@ -75,7 +75,8 @@ class Proofs:
     def ask(self, endpoint: Endpoint, expected: bytes | None, on_done: OnProven) -> None:
         """Ask whoever is at `endpoint` (or only `expected`) to sign a nonce.
 
-        `on_done` gets the contact, in the table if there was room, or None.
+        `on_done` gets the contact, in the table if there was room, or None. If we are there
+        ourselves it gets us, and the table does not.
         """
         hello = Hello(self._rng.randbytes(16), pack_ip(endpoint[0]), endpoint[1])
 
@@ -94,6 +95,8 @@ class Proofs:
     ) -> Contact | None:
         if fields is None or expected not in (None, fields[0]):
             return None
+        if fields[0] == self._identity.public_key:
+            return Contact(fields[0], *endpoint)  # `calls` saw our own request come back
         try:
             signature = parse_hello_reply(fields)
         except RemoteProtocolError:

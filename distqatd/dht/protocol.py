@@ -162,8 +162,8 @@ class DhtProtocol(KademliaProtocol):  # type: ignore[misc]
             return
         fields = unpack(body)
         if fields[0] == self._public_key:
-            raise RemoteProtocolError("our own datagram came back")
-        if kind == REQUEST:
+            self.calls.reflect(message_id, fields)
+        elif kind == REQUEST:
             self._serve(message_id, endpoint, fields, len(data))
         elif not self.calls.answer(message_id, endpoint, fields):
             raise RemoteProtocolError("nobody waits for this reply")

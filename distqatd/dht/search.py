@@ -144,13 +144,14 @@ class Collector:
         self._max_pages = max_pages
         self._pages: Counter[bytes] = Counter()
         self._standing_by: dict[bytes, list[PageWanted]] = {}
-        self._holders: set[bytes] = set()
+        self._digests: dict[bytes, bytes] = {}
+        self._complete: set[bytes] = set()
         self.records: dict[Slot, Record] = {}
 
     @property
-    def num_holders(self) -> int:
-        """Return how many nodes answered with records."""
-        return len(self._holders)
+    def num_complete(self) -> int:
+        """Return how many holders' record sets we have all of."""
+        return sum(digest in self._complete for digest in self._digests.values())
 
     def add(
         self, holder: Contact, reply: FindReply | None, asked: PageWanted | None = None
@@ -164,12 +165,14 @@ class Collector:
             return self._instead_of(asked)
         if not reply.digest:
             return None
-        self._holders.add(holder.id)
-        for fields in reply.records:
-            self._merge(fields)
-        if not reply.next_page:
-            return None
         digest = reply.digest if asked is None else asked.digest
+        self._digests[holder.id] = digest
+        num_good = sum(self._merge(fields) for fields in reply.records)
+        if not reply.next_page:
+            self._complete.add(digest)
+            return None
+        if not num_good:  # a page of nothing that promises more
+            return None
         wanted = PageWanted(holder, digest, reply.next_page)
         if asked is None and digest in self._pages:
             self._standing_by.setdefault(digest, []).append(wanted)
@@ -181,13 +184,17 @@ class Collector:
         others = self._standing_by.get(failed.digest) if failed is not None else None
         return others.pop() if others else None
 
-    def _merge(self, fields: object) -> None:
+    def _merge(self, fields: object) -> bool:
+        """Take one record; return whether it was good, be it new or not."""
         try:
             record, _ = Record.parse(self._key, fields)
         except RemoteProtocolError:
-            return
+            return False
         held = self.records.get(record.slot)
         if held is None and len(self.records) >= self._max_records:
-            return
-        if (held is None or held.rank < record.rank) and self._verifier.accepts(record):
+            return False
+        if not self._verifier.accepts(record):
+            return False
+        if held is None or held.rank < record.rank:
             self.records[record.slot] = record
+        return True
