@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +15,25 @@ from distqatctl.local.children import MARKER_VARIABLE, describe_exit, environmen
 from distqatctl.local.display import Display
 from distqatctl.local.interrupts import Interrupts
 
+BASELINE = (sys.executable, "-m", "distqatd.roles.baseline")
+"""The command that trains unsplit; it prints a JSON object a line."""
+
 _STOP_WITHIN_S = 3.0
 
 
 def run_baseline(
-    config_arguments: Sequence[str], json_file: Path, outer_steps: int, display: Display
+    config_arguments: Sequence[str],
+    json_file: Path,
+    outer_steps: int,
+    display: Display,
+    program: Sequence[str] = BASELINE,
 ) -> dict[str, Any]:
     """Train unsplit, show progress, and return what was written to `json_file`.
 
     Raises:
         CommandFailed: the baseline failed, or a signal came.
     """
-    command = [sys.executable, "-m", "distqatd.roles.baseline", *config_arguments]
+    command = [*program, *config_arguments]
     env = environment(os.environ, "baseline")
     env.pop(MARKER_VARIABLE)
     with Interrupts() as interrupts, display:
@@ -57,16 +63,25 @@ def _relay(
 ) -> None:
     for line in process.stdout or ():
         interrupts.check()
-        with suppress(json.JSONDecodeError):
-            step = json.loads(line)
+        step = _step_in(line)
+        if step is not None:
             display.show(_describe(step), float(step.get("outer_step", 0)), float(outer_steps))
     process.wait()
     interrupts.check()
 
 
+def _step_in(line: str) -> dict[str, Any] | None:
+    """Return the step that a line reports; None for the report at the end and for other words."""
+    try:
+        parsed = json.loads(line)
+    except json.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) and "step" in parsed else None
+
+
 def _describe(step: Mapping[str, Any]) -> str:
     return (
-        f"outer step {step.get('outer_step', '?')}  inner step {step.get('inner_step', '?')}"
+        f"outer step {step.get('outer_step', '?')}  inner step {step['step']}"
         f"  loss {text.loss_text(step.get('loss'))}"
     )
 

@@ -88,6 +88,8 @@ class LocalRun:
             stack.enter_context(self._display)
             began, launched_unix_s = time.perf_counter(), self._clock.now()
             self._deadline = began + self._options.timeout_s
+            self._display.say(f"logs: {folders.log_dir}")
+            self._display.say(f"look inside: distqatctl status --socket {self._socket(folders)}")
             try:
                 self._start_all(folders)
                 last = self._follow(folders)
@@ -167,7 +169,11 @@ class LocalRun:
         return last
 
     def _watcher(self, folders: Folders) -> Watcher:
-        return Watcher(folders.state_root / "client_0" / SOCKET_NAME)
+        return Watcher(self._socket(folders))
+
+    @staticmethod
+    def _socket(folders: Folders) -> Path:
+        return folders.state_root / "client_0" / SOCKET_NAME
 
     def _pause(self, seconds: float) -> None:
         until = time.perf_counter() + seconds
