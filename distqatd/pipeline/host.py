@@ -6,6 +6,7 @@ from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.messages import learn_route
 from distqatd.pipeline.tensors import read_tensors
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -15,6 +16,7 @@ class StageHost:
     """All experts of this daemon, behind the `pipeline.*` methods."""
 
     def __init__(self, rpc: Rpc, max_bytes: int) -> None:
+        self._rpc = rpc
         self._experts: dict[ExpertUid, HostedExpert] = {}
         for method, handler in (
             (m.OPEN, self._open),
@@ -48,6 +50,7 @@ class StageHost:
 
     async def _open(self, caller: Caller, message: Message) -> Message:
         call = m.OpenCall.read(message.body)
+        learn_route(self._rpc, call.route)
         standing = await self._hosted(call.uid).open(call, caller.peer_id)
         return Message(standing.body())
 

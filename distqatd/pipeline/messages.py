@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from distqatd.base.ids import ExpertUid
+from distqatd.net.book import parse_advertised
+from distqatd.net.rpc import Rpc
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
 
@@ -16,6 +18,13 @@ COMMIT = "pipeline.commit"
 ABORT = "pipeline.abort"
 ROUND = "pipeline.round"
 EVALUATE = "pipeline.evaluate"
+
+
+def learn_route(rpc: Rpc, route: Route) -> None:
+    """Put the addresses of a route's peers into the address book."""
+    for hop in route:
+        if hop.addresses and hop.peer_id != rpc.peer_id:
+            rpc.learn(hop.peer_id, parse_advertised(hop.addresses))
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -127,6 +127,7 @@ class RouteRunner:
 
     async def open(self) -> None:
         """Take every expert of the route into the session."""
+        m.learn_route(self._rpc, self.route)
         num_microbatches = self._diloco.num_microbatches
 
         async def one(hop: Hop) -> None:

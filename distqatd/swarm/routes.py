@@ -5,7 +5,7 @@ pipeline when one of its own is lost.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from distqatd.base.decision import Decision
@@ -16,29 +16,34 @@ from distqatd.swarm.view import ExpertInfo, SwarmView
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One expert of a route: which expert, on which peer, in which life of that peer."""
+    """One expert of a route: which expert, on which peer, in which life of that peer.
+
+    The addresses travel along, so that its neighbours in the route need not look them up.
+    """
 
     uid: ExpertUid
     peer_id: PeerId
     boot_epoch: int
+    addresses: tuple[str, ...] = field(default=(), compare=False)
 
 
 Route = tuple[Hop, ...]
 """One expert per stage, in pipeline order."""
 
 MAX_STAGES = 64
+MAX_ADDRESSES = 8
 
 
-def route_body(route: Route) -> list[list[str | int]]:
+def route_body(route: Route) -> list[list[Any]]:
     """Return a route as it travels in messages."""
-    return [[hop.uid, hop.peer_id, hop.boot_epoch] for hop in route]
+    return [[hop.uid, hop.peer_id, hop.boot_epoch, list(hop.addresses)] for hop in route]
 
 
 def read_route(value: list[Any]) -> Route:
     """Check and return a route from a message.
 
     Raises:
-        RemoteProtocolError: too long, or a hop is not `[uid, peer id, boot epoch]`.
+        RemoteProtocolError: too long, or a hop is not `[uid, peer id, boot epoch, addresses]`.
     """
     if len(value) > MAX_STAGES:
         raise RemoteProtocolError(f"a route of {len(value)} hops, at most {MAX_STAGES}")
@@ -47,9 +52,10 @@ def read_route(value: list[Any]) -> Route:
 
 def _read_hop(value: Any) -> Hop:
     kinds = [type(part) for part in value] if isinstance(value, list) else []
-    if kinds != [str, str, int]:
-        raise RemoteProtocolError(f"a hop is {str(value)[:60]!r}, expected [uid, peer, epoch]")
-    return Hop(ExpertUid(value[0]), PeerId(value[1]), value[2])
+    if kinds != [str, str, int, list] or not all(type(text) is str for text in value[3]):
+        shown = str(value)[:60]
+        raise RemoteProtocolError(f"a hop is {shown!r}, expected [uid, peer, epoch, addresses]")
+    return Hop(ExpertUid(value[0]), PeerId(value[1]), value[2], tuple(value[3][:MAX_ADDRESSES]))
 
 
 def plan_routes(view: SwarmView, current: Mapping[int, Route]) -> Decision[dict[int, Route]]:
@@ -112,4 +118,5 @@ def _give_back(
 
 
 def _hop(expert: ExpertInfo) -> Hop:
-    return Hop(expert.uid, expert.peer_id, expert.record.boot_epoch)
+    record = expert.record
+    return Hop(expert.uid, expert.peer_id, record.boot_epoch, record.addresses)

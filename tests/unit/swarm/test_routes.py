@@ -80,6 +80,6 @@ def test_no_expert_is_in_two_pipelines_and_none_is_wasted(heads, tails, lost_hea
 def test_a_route_survives_the_wire_and_nonsense_does_not():
     route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c", 7))
     assert read_route(route_body(route)) == route
-    for bad in ([["head.0.0.0", "a"]], [["head.0.0.0", "a", "1"]], ["x"], [[]] * 65):
+    for bad in ([["head.0.0.0", "a"]], [["head.0.0.0", "a", "1", []]], ["x"], [[]] * 65):
         with pytest.raises(RemoteProtocolError):
             read_route(bad)

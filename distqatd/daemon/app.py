@@ -1,0 +1,156 @@
+"""A real daemon: state folder, swarm, TLS, signals, API; around a Node."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from distqatd import __version__
+from distqatd.api.server import ApiServer
+from distqatd.base.clock import SystemClock
+from distqatd.base.errors import ConfigError
+from distqatd.base.ids import nickname
+from distqatd.base.log import configure_logging
+from distqatd.base.rng import system_rng
+from distqatd.base.tasks import Supervisor
+from distqatd.daemon.node import Node
+from distqatd.daemon.options import Options
+from distqatd.daemon.provider import NodeProvider
+from distqatd.daemon.seams import Seams
+from distqatd.daemon.systemd import Notifier
+from distqatd.identity.keys import Identity
+from distqatd.identity.swarm import (
+    Swarm,
+    load_or_create_secret,
+    load_secret,
+    open_swarm,
+    secret_swarm,
+)
+from distqatd.identity.tls import contexts
+from distqatd.net.address import expand_invites
+from distqatd.net.tcp import TcpTransport
+
+if TYPE_CHECKING:
+    from distqatd.compute.executor import Executor
+
+IDENTITY_FILE = "identity.key"
+SECRET_FILE = "swarm.secret"  # noqa: S105  a file name
+SOCKET_FILE = "api.sock"
+
+
+async def run(options: Options) -> int:
+    """Run one daemon until it is told to stop; return its exit code."""
+    network, telemetry = options.config.network, options.config.telemetry
+    level = "debug" if options.verbose else telemetry.log_level
+    configure_logging(level, file=options.log_file, as_json=telemetry.log_json)
+    options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    identity = Identity.load_or_create(options.state_dir / IDENTITY_FILE)
+    swarm, secret = load_swarm(options)
+    clock = SystemClock()
+    seams = Seams(
+        TcpTransport(contexts(identity, swarm)),
+        clock,
+        system_rng(),
+        make_device_executor,
+        time.perf_counter,
+    )
+    # Wall time: a restart must look newer than the life before, also after a reboot.
+    node = Node(options, identity, swarm, seams, boot_epoch=int(clock.now() * 1000))
+    provider = NodeProvider(node, secret)
+    api = ApiServer(provider, options.state_dir / SOCKET_FILE, network.api_port)
+    api.open()
+    notifier = Notifier(os.environ)
+    stop_signals(node)
+    watch_parent(node, options.parent_fd)
+    async with Supervisor("app", seams.rng) as tasks:
+        tasks.spawn(api.run(), name="api")
+        tasks.spawn(notifier.run(), name="watchdog")
+
+        async def on_ready() -> None:
+            say_hello(node, provider, quiet=options.log_file is not None)
+            notifier.send("READY=1", f"STATUS=serving as {','.join(options.roles)}")
+
+        try:
+            await node.run(on_ready)
+        finally:
+            notifier.send("STOPPING=1")
+    return 0
+
+
+def load_swarm(options: Options) -> tuple[Swarm, bytes | None]:
+    """Return the swarm to belong to and its secret: from an invite, a file, or newly made.
+
+    Raises:
+        IdentityError: an invite or a secret is unusable.
+        ConfigError: a swarm with a secret is to be joined without it.
+    """
+    network = options.config.network
+    invites = [invite for text in network.join for invite in expand_invites(text)]
+    if invites:
+        return invites[0].swarm(), invites[0].secret
+    if network.open_swarm:
+        return open_swarm(network.swarm_name), None
+    own = options.state_dir / SECRET_FILE
+    if network.secret_file is not None:
+        secret = load_secret(network.secret_file)
+    elif network.join and not own.exists():
+        raise ConfigError(
+            f"joining {', '.join(network.join)} needs the swarm's secret\n"
+            "fix: join with an invite (distqatctl invite on a member), or give "
+            "--network-secret-file FILE, or --network-open-swarm for an open swarm"
+        )
+    else:
+        secret = load_or_create_secret(own)
+    return secret_swarm(network.swarm_name, secret), secret
+
+
+def make_device_executor(device: str, num_threads: int) -> "Executor":
+    """Return the executor of a device; torch is imported now and not before."""
+    from distqatd.compute.executor import DeviceExecutor
+
+    return DeviceExecutor(device, num_threads)
+
+
+def stop_signals(node: Node) -> None:
+    """Let SIGTERM and SIGINT stop the daemon in order, a second one at once."""
+    loop = asyncio.get_running_loop()
+
+    def stop(name: str) -> None:
+        if node.stopping.is_set():
+            os._exit(128 + getattr(signal, name).value)
+        node.stop(name)
+
+    for name in ("SIGTERM", "SIGINT"):
+        loop.add_signal_handler(getattr(signal, name), stop, name)
+
+
+def watch_parent(node: Node, parent_fd: int | None) -> None:
+    """Stop at once when the pipe's other end closes: the parent is gone, however it died."""
+    if parent_fd is None:
+        return
+    loop = asyncio.get_running_loop()
+
+    def on_readable() -> None:
+        if os.read(parent_fd, 1) == b"":
+            loop.remove_reader(parent_fd)
+            node.stop("the parent process is gone")
+
+    loop.add_reader(parent_fd, on_readable)
+
+
+def say_hello(node: Node, provider: NodeProvider, *, quiet: bool) -> None:
+    """Tell the person at the terminal who we are and how others join."""
+    if quiet:
+        return
+    name = nickname(node.identity.peer_id)
+    lines = [
+        f"distqatd {__version__}  peer {name}  swarm {node.swarm.name}  run {node.run_id}",
+        f"  listening on port {node.port} (TCP and UDP); {', '.join(node.addresses())}",
+    ]
+    if {"monitor", "client"} & set(node.options.roles):
+        lines.append(f"  others join with:  {provider.join_command()}")
+    lines.append("  status: distqatctl status    Ctrl-C stops in order, twice stops now")
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()

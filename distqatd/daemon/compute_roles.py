@@ -1,0 +1,94 @@
+"""Wiring of the roles that need torch; imported only by daemons that have one of them."""
+
+import asyncio
+from dataclasses import dataclass
+
+import torch
+
+from distqatd.averaging.averager import Averager
+from distqatd.averaging.state import Donors
+from distqatd.compute.device import pick_device
+from distqatd.compute.executor import Executor
+from distqatd.daemon.seams import Seams
+from distqatd.data.batches import open_dataset
+from distqatd.data.tasks import task
+from distqatd.models.registry import check_pipeline
+from distqatd.pipeline.host import StageHost
+from distqatd.pipeline.runner import LossDesk
+from distqatd.roles.context import Context
+from distqatd.roles.expert import ExpertParts, ExpertRole
+from distqatd.roles.trainer import TrainerRole
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A compute device and the one thread that uses it."""
+
+    name: str
+    executor: Executor
+
+
+def open_device(context: Context, seams: Seams) -> Device:
+    """Pick the device, say which, and open its executor.
+
+    Raises:
+        DeviceUnavailable: it was asked for and is not there.
+    """
+    decision = pick_device(context.config.device)
+    context.events.emit("device.picked", device=str(decision.value), reason=decision.reason)
+    executor = seams.make_executor(str(decision.value), context.config.compute.num_threads)
+    return Device(str(decision.value), executor)
+
+
+def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
+    """Return what this daemon's experts share.
+
+    Raises:
+        UnknownModel: the run's model is not on this machine; model code never travels.
+    """
+    config = context.config
+    check_pipeline(config.model_pipeline.pipeline)
+    return ExpertParts(
+        host=StageHost(context.rpc, config.network.bytes_in_flight),
+        averager=Averager(
+            context.rpc,
+            device.executor,
+            config.diloco,
+            context.clock,
+            context.rng,
+            context.events,
+        ),
+        donors=Donors(context.rpc, device.executor),
+        executor=device.executor,
+        task=task(config.data.task_type),
+        device=device.name,
+        timer=seams.timer,
+        claims=asyncio.Lock(),
+    )
+
+
+def build_experts(context: Context, parts: ExpertParts) -> list[ExpertRole]:
+    """Return this daemon's expert roles."""
+    num_experts = context.config.compute.num_experts
+    return [ExpertRole(context, parts, serial) for serial in range(num_experts)]
+
+
+def build_trainer(context: Context, device: Device) -> TrainerRole:
+    """Return this daemon's trainer role.
+
+    Raises:
+        ConfigError: the data set cannot be opened.
+    """
+    config = context.config
+    criterion = task(config.data.task_type)
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    desk = None
+    if config.model_pipeline.loss_at == "trainer":
+        desk = LossDesk(context.rpc, device.executor, criterion, config.network.bytes_in_flight)
+    return TrainerRole(context, dataset, device.executor, desk)
+
+
+def set_threads(num_threads: int) -> None:
+    """Limit torch's threads in this process; 0 leaves torch's own choice."""
+    if num_threads:
+        torch.set_num_threads(num_threads)

@@ -1,0 +1,126 @@
+"""What the API says about a view of the swarm: pure functions from views to schemas."""
+
+from distqatd.api import schema as s
+from distqatd.base.ids import ExpertUid, PeerId, nickname
+from distqatd.roles.monitor import fleet_metrics
+from distqatd.swarm.records import LeaseRecord
+from distqatd.swarm.view import StageView, SwarmView
+
+
+def lease_of(view: SwarmView) -> LeaseRecord | None:
+    """Return the record of whoever holds the client's duty: the youngest daemon, if several."""
+    return max(view.leases.values(), key=lambda lease: lease.boot_epoch, default=None)
+
+
+def evaluation(lease: LeaseRecord | None) -> s.Eval | None:
+    """Return the anchor's evaluation, if there is one."""
+    if lease is None or lease.eval_loss < 0:
+        return None
+    accuracy = lease.eval_accuracy if lease.eval_accuracy >= 0 else None
+    return s.Eval(loss=lease.eval_loss, accuracy=accuracy)
+
+
+def batches(lease: LeaseRecord | None) -> s.Batches:
+    """Return what became of the training batches."""
+    if lease is None:
+        return s.Batches()
+    return s.Batches(
+        committed=lease.committed,
+        replayed=lease.replayed,
+        lost=lease.lost,
+        duplicated=lease.duplicated,
+    )
+
+
+def identical(digests: set[tuple[int, str]], num_serving: int) -> bool | None:
+    """Return whether all replicas hold one anchor; None while that cannot be said."""
+    if num_serving < 2 or len({step for step, _ in digests}) > 1:
+        return None
+    return len(digests) == 1
+
+
+def gaps(view: SwarmView) -> tuple[s.Gap, ...]:
+    """Return the stages nobody serves, and what to do."""
+    return tuple(
+        s.Gap(
+            stage=stage,
+            reason=f"no expert serves {stage}",
+            suggestion=f"start one: distqatd --role expert --stage {stage} --join PEER",
+        )
+        for stage in view.gaps
+    )
+
+
+def _hop(uid: ExpertUid, owners: dict[ExpertUid, PeerId]) -> s.Hop:
+    peer_id = owners.get(uid, PeerId(""))
+    return s.Hop(
+        stage=uid.split(".")[0],
+        uid=uid,
+        peer_id=peer_id,
+        nickname=nickname(peer_id) if peer_id else "lost",
+    )
+
+
+def training(view: SwarmView, outer_steps: int) -> s.Training:
+    """Return how the run goes."""
+    metrics = fleet_metrics(view)
+    return s.Training(
+        state=training_state(view),
+        outer_step=metrics.outer_step,
+        outer_steps=outer_steps,
+        inner_step=metrics.inner_steps,
+        loss=metrics.loss if metrics.loss >= 0 else None,
+        samples_per_s=metrics.samples_per_s,
+        num_pipelines=view.num_complete,
+    )
+
+
+def training_state(view: SwarmView) -> s.TrainingState:
+    """Return where the run is, in one word."""
+    lease = lease_of(view)
+    if lease is not None and lease.is_finished:
+        return "finished"
+    if view.num_complete == 0:
+        return "waiting"
+    return "training"
+
+
+def stage_row(stage: StageView) -> s.Stage:
+    """Return one stage and who serves it."""
+    experts = stage.experts
+    digests = {(e.record.outer_step, e.record.anchor_digest) for e in stage.serving}
+    return s.Stage(
+        name=stage.name,
+        num_replicas=len(stage.serving),
+        state="ok" if stage.serving else "gap",
+        last_outer_step_age_s=None,
+        replicas_identical=identical(digests, len(stage.serving)),
+        experts=tuple(
+            s.StageExpert(
+                uid=e.uid,
+                peer_id=e.peer_id,
+                nickname=nickname(e.peer_id),
+                state=e.record.state,
+                outer_step=e.record.outer_step,
+                anchor_digest=e.record.anchor_digest,
+            )
+            for e in experts
+        ),
+    )
+
+
+def pipeline_rows(view: SwarmView) -> tuple[s.Pipeline, ...]:
+    """Return the routes in use."""
+    owners = {e.uid: e.peer_id for stage in view.stages for e in stage.experts}
+    return tuple(
+        s.Pipeline(
+            trainer_peer_id=info.peer_id,
+            trainer=nickname(info.peer_id),
+            hops=tuple(_hop(ExpertUid(uid), owners) for uid in info.record.route),
+            inner_step=info.record.step,
+            loss=info.record.loss if info.record.loss >= 0 else None,
+            samples_per_s=info.record.samples_per_s,
+        )
+        for info in view.trainers
+        if info.is_training
+    )

@@ -1,0 +1,295 @@
+"""One daemon: the only place where concrete classes meet. Built from Options and Seams.
+
+Start: listen, join, take the run's configuration, roles in the order monitor, client, expert,
+trainer, API. Stop is the reverse: roles leave (tombstones), the DHT says goodbye, links close.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distqatd import __version__
+from distqatd.base.errors import ConfigError
+from distqatd.base.events import EventLog
+from distqatd.base.ids import RunId
+from distqatd.base.tasks import Supervisor
+from distqatd.config.run import dump_run, run_digest
+from distqatd.config.sections import Config
+from distqatd.daemon.addresses import advertised
+from distqatd.daemon.join import RUN_CONFIG, adopt_run, fetch_run, join
+from distqatd.daemon.options import Options
+from distqatd.daemon.seams import Seams
+from distqatd.dht.node import Dht
+from distqatd.identity.keys import Identity
+from distqatd.identity.swarm import Swarm
+from distqatd.net.address import Address, expand
+from distqatd.net.pool import Pool, PoolLimits
+from distqatd.net.rpc import Caller, Hello
+from distqatd.roles.client import ClientRole
+from distqatd.roles.context import Context
+from distqatd.roles.directory import TTL_S, Directory
+from distqatd.roles.monitor import POLL_S as MONITOR_POLL_S
+from distqatd.roles.monitor import MetricsSink, MonitorRole, NoSink
+from distqatd.roles.wandb_sink import WandbSink
+from distqatd.swarm import records as r
+from distqatd.wire.payload import Message
+
+if TYPE_CHECKING:  # these import torch, which monitors and clients never load
+    from distqatd.averaging.averager import Averager
+    from distqatd.averaging.records import RoundRecord
+    from distqatd.daemon.compute_roles import Device
+    from distqatd.roles.expert import ExpertRole
+    from distqatd.roles.trainer import TrainerRole
+
+PROTOCOL_VERSION = 1
+DIRECTORY_S = 10.0
+"""A daemon without a client or monitor looks at the whole swarm this often, seconds."""
+
+
+class Node:
+    """A daemon of this machine, or of the simulator."""
+
+    def __init__(
+        self, options: Options, identity: Identity, swarm: Swarm, seams: Seams, boot_epoch: int
+    ) -> None:
+        self.options = options
+        self.config: Config = options.config
+        self.identity = identity
+        self.swarm = swarm
+        self.seams = seams
+        self.boot_epoch = boot_epoch
+        self.events = EventLog(seams.clock)
+        self.pool = Pool(
+            identity.peer_id,
+            self._hello,
+            seams.transport,
+            PoolLimits(
+                max_links=options.config.network.max_peers,
+                bytes_in_flight=options.config.network.bytes_in_flight,
+                bytes_in_flight_per_peer=options.config.network.bytes_in_flight // 2,
+            ),
+            seams.clock,
+            seams.rng,
+            self.events,
+        )
+        self.dht = Dht(
+            identity,
+            swarm.datagram_key,
+            seams.transport.datagrams,
+            seams.clock,
+            seams.rng,
+            self.events,
+        )
+        self.context: Context | None = None
+        self.client: ClientRole | None = None
+        self.monitor: MonitorRole | None = None
+        self.experts: list[ExpertRole] = []
+        self.trainer: TrainerRole | None = None
+        self.port = 0
+        self.started_at = 0.0
+        self.stopping = asyncio.Event()
+        self._device: Device | None = None
+        self._sink: WandbSink | None = None
+        self._averager: Averager | None = None
+
+    # --- who we are
+
+    @property
+    def run_id(self) -> RunId:
+        """Return the run's name in DHT keys and HELLOs."""
+        return RunId(self.config.experiment_prefix)
+
+    def addresses(self) -> tuple[str, ...]:
+        """Return where others reach us."""
+        return advertised(self.config.network, self.port)
+
+    def _hello(self) -> Hello:
+        knows_run = self.context is not None
+        return Hello(
+            peer_id=self.identity.peer_id,
+            swarm_id=self.swarm.swarm_id,
+            run_id=self.run_id if knows_run else "",
+            config_digest=run_digest(self.config) if knows_run else "",
+            roles=self.options.roles,
+            addresses=self.addresses(),
+            boot_epoch=self.boot_epoch,
+            version=PROTOCOL_VERSION,
+            listen_port=self.port,
+        )
+
+    # --- life
+
+    async def run(self, on_ready: Callable[[], Awaitable[None]]) -> None:
+        """Live until `stop` is called or something fails that cannot be mended."""
+        self.started_at = asyncio.get_running_loop().time()
+        initial = self._initial_addresses()
+        try:
+            async with Supervisor("daemon", self.seams.rng) as tasks:
+                tasks.spawn(self.pool.run(), name="pool")
+                await self._listen()
+                dht_task = tasks.spawn(self.dht.run(), name="dht")
+                await self._join(initial)
+                async with Supervisor("roles", self.seams.rng) as roles:
+                    await self._start_roles(roles)
+                    await on_ready()
+                    await self.stopping.wait()
+                dht_task.cancel()
+                await self.dht.stop()
+                await self.pool.close()
+        finally:
+            self._close_compute()
+
+    def stop(self, reason: str) -> None:
+        """Begin to stop; `run` returns when everything is down."""
+        if not self.stopping.is_set():
+            self.events.emit("daemon.stopping", reason=reason)
+            self.stopping.set()
+
+    def _initial_addresses(self) -> list[Address]:
+        return [address for text in self.config.network.join for address in expand(text)]
+
+    async def _listen(self) -> None:
+        network = self.config.network
+        address = await self.pool.start_listening(network.host, network.port)
+        self.port = address.port
+        await self.dht.start(network.host, self.port)
+        self.events.emit("daemon.listening", host=network.host, port=self.port)
+
+    async def _join(self, initial: list[Address]) -> None:
+        if not initial:
+            self.events.emit("swarm.started", swarm=self.swarm.name)
+            return
+        joined = await join(self.pool, initial, self.config.network.join_timeout)
+        await self.dht.bootstrap(initial)
+        data = await fetch_run(self.pool, joined.peers)
+        self.config = adopt_run(self.config, self.options.origins, data)
+        self.events.emit("swarm.joined", peers=len(joined.peers), run=self.run_id)
+
+    async def _start_roles(self, roles: Supervisor) -> None:
+        config = self.config
+        stage_names = tuple(stage.stage for stage in config.model_pipeline.pipeline)
+        if len(set(stage_names)) != len(stage_names):
+            raise ConfigError(f"model_pipeline.pipeline names a stage twice: {stage_names}")
+        directory = Directory(self.dht, self.pool, self.events, self.run_id, stage_names)
+        self.context = context = Context(
+            peer_id=self.identity.peer_id,
+            boot_epoch=self.boot_epoch,
+            run_id=self.run_id,
+            config=config,
+            rpc=self.pool,
+            dht=self.dht,
+            directory=directory,
+            clock=self.seams.clock,
+            rng=self.seams.rng,
+            events=self.events,
+            tasks=roles,
+            addresses=self.addresses,
+        )
+        self.pool.serve(RUN_CONFIG, self._serve_run)
+        peer = r.PeerRecord(self.addresses(), self.options.roles, __version__, self.boot_epoch)
+        self.dht.announce(r.PEERS_KEY, "", peer.pack(), ttl_s=TTL_S)
+        await directory.refresh()
+        starters = {
+            "monitor": self._start_monitor,
+            "client": self._start_client,
+            "expert": self._start_experts,
+            "trainer": self._start_trainer,
+        }
+        for role in self.options.roles:
+            await starters[role](context)
+        roles.keep(lambda: directory.run(self._look_every_s), name="directory")
+
+    def _look_every_s(self) -> float:
+        """Return how often this daemon looks at the swarm, by what its roles do with it."""
+        if self.client is not None:
+            return self.client.poll_s()
+        return MONITOR_POLL_S if self.monitor is not None else DIRECTORY_S
+
+    async def _serve_run(self, _: Caller, __: Message) -> Message:
+        return Message({"config": dump_run(self.config)})
+
+    # --- roles
+
+    @property
+    def logs_dir(self) -> Path:
+        """Return the folder of the run's logs and `initial_peers.txt`."""
+        if self.options.log_file is not None:
+            return self.options.log_file.parent
+        return Path("logs") / self.config.experiment_prefix
+
+    async def _start_monitor(self, context: Context) -> None:
+        self.monitor = MonitorRole(context, self.logs_dir / "initial_peers.txt", self._open_sink)
+        context.tasks.keep(self.monitor.run, name="monitor")
+
+    async def _start_client(self, context: Context) -> None:
+        async def start_trainer() -> None:
+            await self._start_trainer(context)
+
+        self.client = ClientRole(context, start_trainer)
+        context.tasks.keep(self.client.run, name="client")
+
+    async def _start_experts(self, context: Context) -> None:
+        from distqatd.daemon import compute_roles
+
+        device = self._open_device(context)
+        parts = compute_roles.build_parts(context, self.seams, device)
+        self._averager = parts.averager
+        context.tasks.keep(parts.averager.run, name="averager")
+        for expert in compute_roles.build_experts(context, parts):
+            self.experts.append(expert)
+            context.tasks.keep(expert.run, name=f"expert.{len(self.experts)}")
+
+    async def _start_trainer(self, context: Context) -> None:
+        if self.trainer is not None:
+            return
+        from distqatd.daemon import compute_roles
+
+        self.trainer = compute_roles.build_trainer(context, self._open_device(context))
+        context.tasks.keep(self.trainer.run, name="trainer")
+
+    def round_records(self) -> "tuple[RoundRecord, ...]":
+        """Return the rounds that experts of this daemon took part in, oldest first."""
+        return self._averager.rounds if self._averager is not None else ()
+
+    def _open_device(self, context: Context) -> "Device":
+        """Return the device of this daemon's experts and trainer, opened once."""
+        from distqatd.daemon import compute_roles
+
+        if self._device is None:
+            self._device = compute_roles.open_device(context, self.seams)
+        return self._device
+
+    def _open_sink(self) -> MetricsSink:
+        config = self.config
+        if config.wandb_project is None or config.telemetry.wandb_mode == "disabled":
+            return NoSink()
+
+        def on_failure(error: str) -> None:
+            self.events.emit("wandb.failed", degraded=True, error=error)
+
+        loop = asyncio.get_running_loop()
+        self._sink = WandbSink(
+            config.wandb_project,
+            config.experiment_prefix,
+            config.telemetry.wandb_mode,
+            self.logs_dir,
+            config.model_dump(mode="json"),
+            lambda error: _post(loop, on_failure, error),
+        )
+        self.events.emit("wandb.opened", mode=config.telemetry.wandb_mode)
+        return self._sink
+
+    def _close_compute(self) -> None:
+        if self._sink is not None:
+            self._sink.close()
+        if self._device is not None:
+            self._device.executor.close()
+
+
+def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[str], None], text: str) -> None:
+    """Call back on the loop from another thread; a closed loop has nobody to tell."""
+    try:
+        loop.call_soon_threadsafe(callback, text)
+    except RuntimeError:
+        return

@@ -1,0 +1,28 @@
+"""What a daemon is given instead of reaching for it: the simulator gives other ones."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from distqatd.base.clock import Clock
+from distqatd.base.rng import Rng
+from distqatd.net.transport import Transport
+
+if TYPE_CHECKING:  # the executor's module imports torch, which a monitor never does
+    from distqatd.compute.executor import Executor
+
+
+@dataclass(frozen=True, slots=True)
+class Seams:
+    """The outside world of one daemon; the event loop is the running one.
+
+    Attributes:
+        make_executor: opens the executor of a device, given its name and a number of threads.
+        timer: seconds, for throughput of experts.
+    """
+
+    transport: Transport
+    clock: Clock
+    rng: Rng
+    make_executor: Callable[[str, int], "Executor"]
+    timer: Callable[[], float]

@@ -1,0 +1,191 @@
+"""The same run, unsplit, in one process, as plain torch: the oracle the swarm is compared with.
+
+    python -m distqatd.roles.baseline --config digits --json FILE
+
+One replica; inner and outer optimizers are `torch.optim`'s own, and nothing of the swarm's code
+takes part but the model, the data and the configuration. Progress goes to standard output, one
+JSON object a line.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from distqatd.base.errors import DistqatError
+from distqatd.compute.device import pick_device
+from distqatd.config.layers import Override
+from distqatd.config.load import load
+from distqatd.config.sections import Config, OuterOptimConfig
+from distqatd.data.batches import Batch, Dataset, open_dataset
+from distqatd.data.tasks import Task, task
+from distqatd.models.registry import check_pipeline
+from distqatd.models.units import Stage, Unit
+from distqatd.optim.digest import digest
+from distqatd.optim.inner import make_inner_optimizer
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineStep:
+    """One inner step: its number from 1, the mean loss, the outer step it ended (or 0)."""
+
+    step: int
+    loss: float
+    outer_step: int
+
+
+def whole_model(config: Config, device: torch.device) -> Stage:
+    """Return the unsplit model: the units of all stages of the pipeline, in order."""
+    stages = check_pipeline(config.model_pipeline.pipeline)
+    units: list[Unit] = [unit for stage in stages for unit in stage.units]
+    return Stage("baseline.full", units, config.seed, device)
+
+
+def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches: int) -> float:
+    """Add the batch's gradient to the model's, microbatch by microbatch; return the mean loss."""
+    total = 0.0
+    for part in batch.split(num_microbatches):
+        loss = criterion.loss(model(*part.inputs), part.targets)
+        (loss * (part.num_samples / batch.num_samples)).backward()  # type: ignore[no-untyped-call]
+        total += loss.item() * part.num_samples / batch.num_samples
+    return total
+
+
+class Outer:
+    """DiLoCo's outer step for one replica, by `torch.optim.SGD` over a copy of the parameters."""
+
+    def __init__(self, model: nn.Module, config: OuterOptimConfig) -> None:
+        self._params = list(model.parameters())
+        self._anchor = [param.detach().clone() for param in self._params]
+        self._optimizer = torch.optim.SGD(
+            self._anchor,
+            lr=config.sgd_lr,
+            momentum=config.sgd_momentum,
+            nesterov=config.sgd_nesterov and config.sgd_momentum > 0,
+        )
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Take the outer step and make the new anchor the model's parameters."""
+        for anchor, param in zip(self._anchor, self._params, strict=True):
+            anchor.grad = anchor - param
+        self._optimizer.step()
+        for anchor, param in zip(self._anchor, self._params, strict=True):
+            param.copy_(anchor)
+
+
+def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineStep]:
+    """Run the whole schedule on `model`, one batch an inner step, yielding after each."""
+    diloco = config.diloco
+    criterion = task(config.data.task_type)
+    device = next(model.parameters()).device
+    inner = make_inner_optimizer(model.parameters(), diloco.inner_optim)
+    outer = Outer(model, diloco.outer_optim)
+    model.train()
+    for step in range(1, diloco.inner_steps * diloco.outer_steps + 1):
+        batch = _to(dataset.batch(step - 1), device)
+        loss = accumulate(model, criterion, batch, diloco.num_microbatches)
+        inner.step()
+        inner.zero_grad(set_to_none=True)
+        is_outer = step % diloco.inner_steps == 0
+        if is_outer:
+            outer.step()
+        yield BaselineStep(step, loss, step // diloco.inner_steps if is_outer else 0)
+
+
+@torch.no_grad()
+def evaluate(config: Config, model: Stage, dataset: Dataset) -> dict[str, float | None]:
+    """Return loss and accuracy on the validation samples."""
+    criterion = task(config.data.task_type)
+    device = next(model.parameters()).device
+    model.eval()
+    sums: dict[str, float] = {}
+    for batch in dataset.validation_batches():
+        moved = _to(batch, device)
+        for name, value in criterion.metrics(model(*moved.inputs), moved.targets).items():
+            sums[name] = sums.get(name, 0.0) + value
+    model.train()
+    accuracy = sums["correct"] / sums["count"] if "correct" in sums else None
+    return {"loss": sums["loss"] / sums["count"], "accuracy": accuracy}
+
+
+def flat_state(model: Stage) -> Tensor:
+    """Return all parameters and float buffers as one float32 vector, in name order."""
+    state = model.global_state_dict()
+    tensors = [state[name].reshape(-1) for name in sorted(state) if state[name].is_floating_point()]
+    return torch.cat(tensors).float().cpu()
+
+
+def run(config: Config, started: float) -> dict[str, object]:
+    """Train and evaluate, printing progress; return the report."""
+    if config.compute.num_threads:
+        torch.set_num_threads(config.compute.num_threads)
+    device = pick_device(config.device).value
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    model = whole_model(config, device)
+    first_step_s = 0.0
+    began = time.perf_counter()
+    num_steps = outer_steps = 0
+    for done in train(config, model, dataset):
+        first_step_s = first_step_s or time.perf_counter() - started
+        num_steps, outer_steps = done.step, max(outer_steps, done.outer_step)
+        if done.outer_step or done.step == 1:
+            _say({"step": done.step, "outer_step": outer_steps, "loss": done.loss})
+    train_s = time.perf_counter() - began
+    return {
+        "eval": evaluate(config, model, dataset),
+        "outer_steps": outer_steps,
+        "inner_steps": num_steps,
+        "samples_per_s": num_steps * config.diloco.batch_size_per_step / train_s,
+        "wall_s": time.perf_counter() - started,
+        "time_to_first_step_s": first_step_s,
+        "anchor_digest": digest(flat_state(model)),
+    }
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return Batch(
+        tuple(tensor.to(device) for tensor in batch.inputs),
+        tuple(tensor.to(device) for tensor in batch.targets),
+        batch.num_samples,
+    )
+
+
+def _say(line: dict[str, object]) -> None:
+    sys.stdout.write(json.dumps(line) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    """Run from the command line; return the exit code."""
+    started = time.perf_counter()
+    parser = argparse.ArgumentParser(prog="python -m distqatd.roles.baseline")
+    parser.add_argument("--config", default="digits", help="preset or file")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--json", type=Path, help="write the report here")
+    arguments = parser.parse_args()
+    try:
+        pairs = [text.partition("=") for text in arguments.set]
+        overrides = [Override(key, value, f"--set {key}") for key, _, value in pairs]
+        loaded = load((arguments.config,), env=os.environ, overrides=overrides)
+        report = run(loaded.config, started)
+    except DistqatError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    _say(report)
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

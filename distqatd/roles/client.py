@@ -1,0 +1,235 @@
+"""The client role: turns the view into pipelines, finds trainers for them, lends them batches.
+
+    view ──plan_routes──► routes ──► one trainer per pipeline ──sync──► leases, routes, reports
+                                                                    └──► the run is finished
+
+Trainers ask and report through `client.sync`; between two syncs they need nobody. The client
+needs no torch: where no peer has the trainer role, the daemon starts one inside itself.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from distqatd.base.errors import DistqatError
+from distqatd.base.ids import PeerId
+from distqatd.net.rpc import Caller
+from distqatd.roles import client_calls as calls
+from distqatd.roles.context import Context
+from distqatd.roles.directory import TTL_S
+from distqatd.swarm import records as r
+from distqatd.swarm.ledger import Ledger
+from distqatd.swarm.routes import Route, plan_routes, route_body
+from distqatd.swarm.view import SwarmView
+from distqatd.wire.fields import need
+from distqatd.wire.payload import Message
+
+POLL_S = 1.0
+FIRST_POLL_S = 0.3
+"""The swarm is looked at this often, seconds; more often until the first pipeline stands."""
+
+TRAINER_SILENT_S = 20.0
+"""A trainer that has not reported for so long is replaced, seconds."""
+
+CALL_S = 10.0
+EVALUATE_S = 600.0
+
+
+@dataclass(slots=True)
+class Pipeline:
+    """A pipeline and the trainer that runs it."""
+
+    number: int
+    trainer: PeerId
+    heard_at: float
+    outer_step: int = 0
+
+
+class ClientRole:
+    """Holds the client's duty for the run."""
+
+    def __init__(
+        self, context: Context, start_local_trainer: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._context = context
+        self._start_local_trainer = start_local_trainer
+        self._has_local_trainer = False
+        self.ledger = Ledger(lease_size=context.config.diloco.inner_steps)
+        self.routes: dict[int, Route] = {}
+        self.pipelines: dict[int, Pipeline] = {}
+        self.last_plan = ""
+        self.is_finished = False
+        self.finished_unix_s = 0.0
+        self._is_over = False
+        self.eval_loss = -1.0
+        self.eval_accuracy = -1.0
+        self._gaps: tuple[str, ...] = ()
+        self._complete: set[int] = set()
+        context.rpc.serve(calls.SYNC, self._sync)
+
+    async def run(self) -> None:
+        """Form pipelines and keep them staffed until cancelled."""
+        while True:
+            view = await self._context.directory.next_view()
+            self._plan(view)
+            await self._staff(view)
+            await self._finish_if_done(view)
+            self._publish()
+
+    def poll_s(self) -> float:
+        """Return how often the swarm should be looked at: often until a pipeline stands."""
+        return POLL_S if self.pipelines else FIRST_POLL_S
+
+    # --- pipelines
+
+    def _plan(self, view: SwarmView) -> None:
+        decision = plan_routes(view, self.routes)
+        if decision.reason != self.last_plan:
+            self.last_plan = decision.reason
+            self._context.events.emit("routes.planned", reason=decision.reason)
+        # A pipeline in a gap keeps its old route in mind: what still lives of it is reused.
+        self.routes = {**self.routes, **decision.value}
+        self._complete = set(decision.value)
+        if view.gaps != self._gaps:
+            self._gaps = view.gaps
+            for stage in view.gaps:
+                self._context.events.emit("stage.gap", degraded=True, stage=stage)
+
+    async def _staff(self, view: SwarmView) -> None:
+        """See that every complete pipeline has a trainer that is heard of."""
+        if self._is_over:
+            return
+        now = asyncio.get_running_loop().time()
+        for pipeline in [*self.pipelines.values()]:
+            if now - pipeline.heard_at > TRAINER_SILENT_S:
+                self._dismiss(pipeline, "it fell silent")
+        for number in sorted(self._complete - set(self.pipelines)):
+            trainer = await self._pick_trainer(view)
+            if trainer is None:
+                return
+            await self._start(number, trainer)
+
+    async def _pick_trainer(self, view: SwarmView) -> PeerId | None:
+        """Return the trainer with the fewest pipelines; start one here if there is none at all."""
+        known = {info.peer_id for info in view.trainers}
+        if not known and not self._has_local_trainer:
+            self._has_local_trainer = True
+            await self._start_local_trainer()
+        if self._has_local_trainer:
+            known.add(self._context.peer_id)
+        if not known:
+            return None
+        load = dict.fromkeys(known, 0)
+        for pipeline in self.pipelines.values():
+            load[pipeline.trainer] = load.get(pipeline.trainer, 0) + 1
+        return min(known, key=lambda peer: (load[peer], peer))
+
+    async def _start(self, number: int, trainer: PeerId) -> None:
+        context = self._context
+        message = Message({"pipeline": number})
+        now = asyncio.get_running_loop().time()
+        self.pipelines[number] = Pipeline(number, trainer, now)
+        try:
+            await context.rpc.call(trainer, calls.START, message, timeout_s=CALL_S)
+        except DistqatError as error:
+            context.directory.mark_lost(trainer, str(error))
+            self._dismiss(self.pipelines[number], str(error))
+            return
+        context.events.emit("pipeline.staffed", pipeline=number, trainer=trainer)
+
+    def _dismiss(self, pipeline: Pipeline, reason: str) -> None:
+        self.pipelines.pop(pipeline.number, None)
+        self._context.events.emit(
+            "trainer.lost", degraded=True, pipeline=pipeline.number, reason=reason
+        )
+
+    # --- what trainers ask
+
+    async def _sync(self, caller: Caller, message: Message) -> Message:
+        report = calls.Report.read(message.body)
+        return Message(self._answer(caller.peer_id, report).body())
+
+    def _answer(self, trainer: PeerId, report: calls.Report) -> calls.Grant:
+        pipeline = self.pipelines.get(report.pipeline)
+        if pipeline is None or pipeline.trainer != trainer:
+            return calls.Grant(0, 0, 0, (), is_over=True, reason="another trainer has the pipeline")
+        pipeline.heard_at = asyncio.get_running_loop().time()
+        pipeline.outer_step = report.outer_step
+        for peer in report.lost:
+            self._context.directory.mark_lost(peer, f"pipeline {report.pipeline} cannot reach it")
+        if report.lost:
+            self._plan(self._without(report.lost))
+        if report.fence:
+            self.ledger.commit(
+                report.pipeline, report.fence, report.next_batch, report.num_replayed
+            )
+        if self._is_over or report.outer_step >= self._context.config.diloco.outer_steps:
+            return calls.Grant(0, 0, 0, (), is_over=True, reason="the last outer step is done")
+        return self._grant(report)
+
+    def _without(self, lost: tuple[PeerId, ...]) -> SwarmView:
+        return self._context.directory.view.without(lost)
+
+    def _grant(self, report: calls.Report) -> calls.Grant:
+        held = self.ledger.leases.get(report.pipeline)
+        if held is None or report.wants_lease or report.wants_route or held.fence != report.fence:
+            held = self.ledger.grant(report.pipeline)
+        is_complete = report.pipeline in self._complete
+        route = self.routes[report.pipeline] if is_complete else ()
+        return calls.Grant(held.fence, held.next, held.end, route, is_over=False, reason="")
+
+    # --- the end of the run
+
+    async def _finish_if_done(self, view: SwarmView) -> None:
+        """When all serving experts have taken the last outer step: evaluate, and say so."""
+        last = self._context.config.diloco.outer_steps
+        serving = [expert for stage in view.stages for expert in stage.serving]
+        if self._is_over or view.gaps or not serving:
+            return
+        if any(expert.record.outer_step < last for expert in serving):
+            return
+        self._is_over = True
+        self.finished_unix_s = self._context.clock.now()
+        for number in sorted(self._complete):
+            if await self._evaluate(number):
+                break
+        self.is_finished = True
+        self._context.events.emit(
+            "run.finished", loss=self.eval_loss, accuracy=self.eval_accuracy, outer_steps=last
+        )
+
+    async def _evaluate(self, number: int) -> bool:
+        pipeline = self.pipelines.get(number)
+        if pipeline is None:
+            return False
+        message = Message({"route": route_body(self.routes[number])})
+        try:
+            reply = await self._context.rpc.call(
+                pipeline.trainer, calls.EVALUATE, message, timeout_s=EVALUATE_S
+            )
+        except DistqatError as error:
+            self._context.events.emit("evaluation.failed", degraded=True, error=str(error))
+            return False
+        sums = need(reply.body, "sums", dict)
+        count = max(need(sums, "count", float), 1.0)
+        self.eval_loss = need(sums, "loss", float) / count
+        self.eval_accuracy = need(sums, "correct", float) / count if "correct" in sums else -1.0
+        return True
+
+    def _publish(self) -> None:
+        context = self._context
+        record = r.LeaseRecord(
+            addresses=context.addresses(),
+            boot_epoch=context.boot_epoch,
+            num_pipelines=len(self._complete),
+            num_gaps=len(self._gaps),
+            committed=self.ledger.committed,
+            replayed=self.ledger.replayed,
+            lost=self.ledger.lost(),
+            duplicated=self.ledger.duplicated,
+            is_finished=self.is_finished,
+            finished_unix_s=self.finished_unix_s,
+            eval_loss=self.eval_loss,
+            eval_accuracy=self.eval_accuracy,
+        )
+        context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)

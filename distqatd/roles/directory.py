@@ -1,0 +1,205 @@
+"""The swarm as this daemon sees it: reads the DHT, keeps a view, forgets peers it saw die."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from distqatd.base.errors import RecordError
+from distqatd.base.events import EventLog
+from distqatd.base.ids import PeerId, RunId
+from distqatd.net.book import parse_advertised
+from distqatd.net.rpc import Rpc
+from distqatd.swarm import records as r
+from distqatd.swarm.view import (
+    ExpertInfo,
+    StageView,
+    SwarmView,
+    TrainerInfo,
+    build_stage,
+    expert_info,
+)
+
+R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord)
+
+TTL_S = 30.0
+"""Records of the run live this long without a refresh, seconds."""
+
+MAX_LOST = 4096
+
+
+class StoredRecord(Protocol):
+    """What the directory reads of a DHT record."""
+
+    @property
+    def peer_id(self) -> PeerId:
+        """Return who published it."""
+        ...
+
+    @property
+    def subkey(self) -> str:
+        """Return the publisher's slot."""
+        ...
+
+    @property
+    def value(self) -> bytes:
+        """Return the packed record."""
+        ...
+
+    @property
+    def seq(self) -> int:
+        """Return the publisher's version of it."""
+        ...
+
+
+class RecordSource(Protocol):
+    """What the directory needs of the DHT."""
+
+    async def get(self, key: str) -> Sequence[StoredRecord]:
+        """Return the live records under a key."""
+        ...
+
+
+class Directory:
+    """Keeps a `SwarmView` fresh, and the address book with it.
+
+    A peer that was seen to die is left out at once, not when its records expire; a record that it
+    published later, or after a restart, brings it back.
+    """
+
+    def __init__(
+        self,
+        dht: RecordSource,
+        rpc: Rpc,
+        events: EventLog,
+        run_id: RunId,
+        stage_names: tuple[str, ...],
+    ) -> None:
+        self._dht = dht
+        self._rpc = rpc
+        self._events = events
+        self._run_id = run_id
+        self._lost: dict[PeerId, dict[tuple[str, str], int]] = {}
+        self._seqs: dict[PeerId, dict[tuple[str, str], int]] = {}
+        self._wake = asyncio.Event()
+        self._updated = asyncio.Event()
+        self.view = SwarmView(tuple(StageView(name, ()) for name in stage_names))
+        rpc.on_lost(self._on_lost)
+
+    async def next_view(self) -> SwarmView:
+        """Wait for the next look at the swarm by `run`, and return what it saw."""
+        await self._updated.wait()
+        return self.view
+
+    def look_now(self) -> None:
+        """Have `run` look at the swarm at once."""
+        self._wake.set()
+
+    def mark_lost(self, peer_id: PeerId, reason: str) -> None:
+        """Leave the peer's present records out of the view."""
+        if peer_id not in self._lost and peer_id in self._seqs:
+            self._events.emit("peer.lost", degraded=True, peer=peer_id, reason=reason)
+        if len(self._lost) >= MAX_LOST:
+            self._lost.pop(next(iter(self._lost)))
+        self._lost[peer_id] = dict(self._seqs.get(peer_id, {}))
+        self.look_now()
+
+    def _on_lost(self, peer_id: PeerId, reason: str) -> None:
+        self.mark_lost(peer_id, reason)
+
+    async def refresh(self) -> SwarmView:
+        """Read everything about the run and return the new view."""
+        names = self.view.stage_names
+        keys = {
+            "joining": r.joining_key(self._run_id),
+            "trainers": r.trainers_key(self._run_id),
+            "leases": r.leases_key(self._run_id),
+            "peers": r.PEERS_KEY,
+            **{f"stage/{i}": r.stage_key(self._run_id, i) for i in range(len(names))},
+        }
+        found: dict[str, Sequence[StoredRecord]] = {}
+
+        async def read(name: str, key: str) -> None:
+            found[name] = await self._dht.get(key)
+
+        async with asyncio.TaskGroup() as tasks:
+            for name, key in keys.items():
+                tasks.create_task(read(name, key))
+        joining = list(self._experts(keys["joining"], found["joining"]))
+        experts = [
+            expert
+            for i in range(len(names))
+            for expert in self._experts(keys[f"stage/{i}"], found[f"stage/{i}"])
+        ]
+        self.view = SwarmView(
+            stages=tuple(build_stage(name, [*experts, *joining]) for name in names),
+            joiners=tuple(joining),
+            trainers=tuple(
+                TrainerInfo(peer_id, record)
+                for peer_id, record in self._parsed(
+                    r.TrainerRecord, keys["trainers"], found["trainers"]
+                )
+            ),
+            peers=dict(self._parsed(r.PeerRecord, keys["peers"], found["peers"])),
+            leases=dict(self._parsed(r.LeaseRecord, keys["leases"], found["leases"])),
+        )
+        return self.view
+
+    async def refresh_stage(self, name: str) -> StageView:
+        """Read one stage's experts and return the stage, now in the view."""
+        index = self.view.stage_names.index(name)
+        key = r.stage_key(self._run_id, index)
+        stage = build_stage(name, self._experts(key, await self._dht.get(key)))
+        stages = tuple(stage if old.name == name else old for old in self.view.stages)
+        self.view = SwarmView(
+            stages, self.view.joiners, self.view.trainers, self.view.peers, self.view.leases
+        )
+        return stage
+
+    def _experts(self, key: str, found: Sequence[StoredRecord]) -> Iterable[ExpertInfo]:
+        for peer_id, record in self._parsed(r.ExpertRecord, key, found):
+            expert = expert_info(peer_id, record)
+            if expert is not None:
+                yield expert
+
+    def _parsed(
+        self, kind: type[R], key: str, found: Sequence[StoredRecord]
+    ) -> Iterable[tuple[PeerId, R]]:
+        for stored in found:
+            try:
+                record = kind.parse(stored.value)
+            except RecordError:
+                continue  # another version's, or nonsense: not ours to judge
+            self._seqs.setdefault(stored.peer_id, {})[key, stored.subkey] = stored.seq
+            if self._is_lost(stored.peer_id, key, stored.subkey, stored.seq):
+                continue
+            self._learn(stored.peer_id, record.addresses)
+            yield stored.peer_id, record
+
+    def _is_lost(self, peer_id: PeerId, key: str, subkey: str, seq: int) -> bool:
+        seqs = self._lost.get(peer_id)
+        if seqs is None:
+            return False
+        if seq <= seqs.get((key, subkey), -1):
+            return True
+        if (key, subkey) in seqs:
+            del self._lost[peer_id]  # it has spoken since: it lives
+            self._events.emit("peer.back", peer=peer_id)
+        return False
+
+    def _learn(self, peer_id: PeerId, texts: tuple[str, ...]) -> None:
+        addresses = parse_advertised(texts)
+        if addresses and peer_id != self._rpc.peer_id:
+            self._rpc.learn(peer_id, addresses)
+
+    async def run(self, every_s: Callable[[], float]) -> None:
+        """Look at the swarm every `every_s()` seconds, and at once when a peer is lost."""
+        while True:
+            self._wake.clear()
+            await self.refresh()
+            self._updated.set()
+            self._updated = asyncio.Event()
+            try:
+                async with asyncio.timeout(every_s()):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue

@@ -1,0 +1,318 @@
+"""The expert role: claim a slot, load its state, serve steps, take part in rounds, leave."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distqatd.averaging.averager import Averager
+from distqatd.averaging.roster import Member
+from distqatd.averaging.state import Donors, fetch_state
+from distqatd.base.errors import DistqatError, RoundAborted
+from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.compute.executor import Executor
+from distqatd.compute.expert import Expert
+from distqatd.data.tasks import Task
+from distqatd.models.registry import build_stage
+from distqatd.pipeline.host import StageHost
+from distqatd.pipeline.hosted import HostedExpert
+from distqatd.roles.context import Context
+from distqatd.roles.directory import TTL_S
+from distqatd.swarm import records as r
+from distqatd.swarm.placement import Slot, keeps_claim, place
+from distqatd.swarm.view import ExpertInfo
+
+CLAIM_SETTLE_S = 0.4
+"""How long a claim is left to reach the others before it is checked, seconds."""
+
+REFRESH_S = 5.0
+"""A serving expert publishes its speed, and looks whether it was left behind, this often."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertParts:
+    """What the experts of one daemon share.
+
+    Attributes:
+        claims: held while a slot is claimed, so that the daemon's experts claim one by one.
+    """
+
+    host: StageHost
+    averager: Averager
+    donors: Donors
+    executor: Executor
+    task: Task
+    device: str
+    timer: Callable[[], float]
+    claims: asyncio.Lock
+
+
+class ExpertRole:
+    """One expert of this daemon, from its claim to its tombstone."""
+
+    def __init__(self, context: Context, parts: ExpertParts, serial: int) -> None:
+        self._context = context
+        self._parts = parts
+        self._serial = str(serial)
+        self._session = 0
+        self.slot: Slot | None = None
+        self.hosted: HostedExpert | None = None
+        self.state = r.JOINING
+        self.last_reason = ""
+
+    async def run(self) -> None:
+        """Join a stage and serve it until cancelled."""
+        async with self._parts.claims:
+            slot = await self._claim()
+        self.slot = slot
+        hosted = await self._load(slot)
+        self.hosted = hosted
+        self._serve(hosted, slot)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._rounds(hosted, slot), name="expert.rounds")
+                tasks.create_task(self._republish(hosted, slot), name="expert.republish")
+        finally:
+            await self._leave(hosted, slot)
+
+    # --- joining
+
+    async def _claim(self) -> Slot:
+        """Agree with the other joiners on who takes which slot."""
+        context = self._context
+        config = context.config
+        self._announce_claim("")
+        while True:
+            await self._settle()
+            view = await context.directory.refresh()
+            decision = place(
+                view,
+                context.peer_id,
+                max_index=config.max_expert_index,
+                wanted_stage=config.compute.stage,
+            )
+            slot = decision.value
+            self._announce_claim(slot.uid)
+            await self._settle()
+            view = await context.directory.refresh()
+            rivals: list[ExpertInfo] = [*view.stage(slot.stage).experts, *view.joiners]
+            verdict = keeps_claim(rivals, context.peer_id, slot.uid)
+            if verdict.value:
+                self.last_reason = decision.reason
+                context.events.emit("expert.placed", uid=slot.uid, reason=decision.reason)
+                return slot
+            context.events.emit("expert.claim_lost", uid=slot.uid, reason=verdict.reason)
+            self._announce_claim("")
+
+    async def _settle(self) -> None:
+        await asyncio.sleep(CLAIM_SETTLE_S * self._context.rng.uniform(1.0, 1.5))
+
+    def _announce_claim(self, uid: str) -> None:
+        context = self._context
+        record = self._record(uid, r.JOINING)
+        key = r.joining_key(context.run_id)
+        context.dht.announce(key, self._serial, record.pack(), ttl_s=TTL_S)
+
+    async def _load(self, slot: Slot) -> HostedExpert:
+        """Build the stage, and bring it to the swarm's committed state if it has one."""
+        context, parts = self._context, self._parts
+        config = context.config
+        stages = config.model_pipeline.pipeline
+        stage_config = stages[context.stage_names.index(slot.stage)]
+
+        def build() -> Expert:
+            return Expert(
+                slot.uid,
+                build_stage(stage_config, config.seed, parts.device, stages),
+                config.diloco.inner_optim,
+                config.diloco.outer_optim,
+                device=parts.device,
+                task=parts.task,
+                stash_bytes=config.compute.stash_bytes,
+                seed=config.seed,
+                is_first=slot.stage == context.stage_names[0],
+                timer=parts.timer,
+            )
+
+        expert = await parts.executor.run(build)
+        await self._catch_up(expert, slot)
+        return HostedExpert(
+            slot.uid,
+            expert,
+            parts.executor,
+            context.rpc,
+            config.diloco,
+            config.model_pipeline,
+            parts.task,
+        )
+
+    async def _catch_up(self, expert: Expert, slot: Slot) -> None:
+        """Load the newest committed anchor of the stage, unless this is it."""
+        context = self._context
+        while True:
+            stage = await context.directory.refresh_stage(slot.stage)
+            others = [e for e in stage.serving if e.peer_id != context.peer_id]
+            newest = max((e.record.outer_step for e in others), default=0)
+            donors = [e for e in others if e.record.outer_step == newest]
+            if newest <= expert.outer_step:
+                return None
+            try:
+                return await self._fetch(expert, donors)
+            except DistqatError as error:
+                context.events.emit(
+                    "expert.state_missing", degraded=True, uid=slot.uid, error=str(error)
+                )
+            await asyncio.sleep(1.0)
+
+    async def _fetch(self, expert: Expert, donors: list[ExpertInfo]) -> None:
+        context = self._context
+        began = asyncio.get_running_loop().time()
+        sources = [(donor.uid, donor.peer_id) for donor in donors]
+        snapshot = await fetch_state(context.rpc, sources, context.events, self._parts.executor)
+        await self._parts.executor.run(lambda: expert.load(snapshot))
+        context.events.emit(
+            "expert.state_loaded",
+            uid=expert.uid,
+            outer_step=expert.outer_step,
+            donors=len(sources),
+            seconds=round(asyncio.get_running_loop().time() - began, 3),
+        )
+
+    def _serve(self, hosted: HostedExpert, slot: Slot) -> None:
+        context, parts = self._context, self._parts
+        parts.host.attach(hosted)
+        parts.donors.attach(slot.uid, hosted.expert.snapshot)
+        parts.averager.attach(slot.uid, slot.stage, lambda: self._roster(slot), self._round_opened)
+        self.state = r.SERVING
+        self._publish(hosted, slot)
+        context.dht.withdraw(r.joining_key(context.run_id), self._serial)
+        context.events.emit("expert.serving", uid=slot.uid, outer_step=hosted.expert.outer_step)
+
+    # --- serving
+
+    def _record(self, uid: str, state: str) -> r.ExpertRecord:
+        context, hosted = self._context, self.hosted
+        expert = hosted.expert if hosted is not None else None
+        session = hosted.session if hosted is not None else None
+        return r.ExpertRecord(
+            uid=uid,
+            state=state,
+            addresses=context.addresses(),
+            boot_epoch=context.boot_epoch,
+            outer_step=expert.outer_step if expert else 0,
+            inner_step=expert.inner_step if expert else 0,
+            anchor_digest=expert.anchor_digest if expert else "",
+            samples_per_s=round(expert.samples_per_s, 1) if expert else 0.0,
+            session=session.id.fence if session else 0,
+        )
+
+    def _stage_key(self, slot: Slot) -> str:
+        return r.stage_key(self._context.run_id, self._context.stage_names.index(slot.stage))
+
+    def _publish(self, hosted: HostedExpert, slot: Slot) -> None:
+        record = self._record(hosted.uid, self.state)
+        self._context.dht.announce(self._stage_key(slot), self._serial, record.pack(), ttl_s=TTL_S)
+
+    async def _republish(self, hosted: HostedExpert, slot: Slot) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            stage = await self._context.directory.refresh_stage(slot.stage)
+            if any(e.record.outer_step > hosted.expert.outer_step for e in stage.serving):
+                hosted.round_due.set()
+            self._publish(hosted, slot)
+
+    def _roster(self, slot: Slot) -> tuple[Member, ...]:
+        """Return the serving experts of the stage, ourselves included, as known now."""
+        hosted = self.hosted
+        if hosted is None:
+            return ()
+        me = Member(
+            slot.uid,
+            self._context.peer_id,
+            hosted.expert.outer_step,
+            hosted.expert.anchor_digest,
+        )
+        others = (
+            Member(e.uid, e.peer_id, e.record.outer_step, e.record.anchor_digest)
+            for e in self._context.directory.view.stage(slot.stage).serving
+            if e.uid != slot.uid
+        )
+        return (me, *others)
+
+    # --- rounds
+
+    def _round_opened(self, _: ExpertUid, outer_step: int, seconds_left: float) -> None:
+        """Join a round that others opened: at once when idle, else shortly before it closes."""
+        hosted = self.hosted
+        if hosted is None or outer_step != hosted.expert.outer_step + 1:
+            return
+        is_idle = hosted.session is None
+        margin_s = min(2.0, seconds_left / 4)
+        delay_s = 0.0 if is_idle else max(0.0, seconds_left - margin_s)
+        asyncio.get_running_loop().call_later(delay_s, self._join_late, outer_step)
+
+    def _join_late(self, outer_step: int) -> None:
+        hosted = self.hosted
+        if hosted is not None and outer_step == hosted.expert.outer_step + 1:
+            hosted.round_due.set()
+
+    async def _rounds(self, hosted: HostedExpert, slot: Slot) -> None:
+        while True:
+            await hosted.round_due.wait()
+            try:
+                async with hosted.pause():
+                    await self._context.directory.refresh_stage(slot.stage)
+                    await self._round(hosted, slot)
+            except DistqatError as error:
+                self._context.events.emit(
+                    "round.failed", degraded=True, uid=slot.uid, error=str(error)
+                )
+            self._publish(hosted, slot)
+
+    async def _round(self, hosted: HostedExpert, slot: Slot) -> None:
+        """One attempt at an outer step; an abort keeps the anchor and trains on."""
+        parts, expert = self._parts, hosted.expert
+        contribution = await parts.executor.run(expert.contribution)
+        try:
+            committed = await parts.averager.round(slot.uid, contribution)
+        except RoundAborted:
+            await self._catch_up(expert, slot)
+            return
+        digest = await parts.executor.run(
+            lambda: expert.commit_outer(committed.mean, committed.outer_step, committed.int_buffers)
+        )
+        await self._check_digest(expert, slot, committed.members, digest)
+
+    async def _check_digest(
+        self, expert: Expert, slot: Slot, members: tuple[ExpertUid, ...], digest: str
+    ) -> None:
+        """Compare the new anchor with the other members'; re-sync if the majority has another."""
+        context = self._context
+        agreement = await self._parts.averager.exchange_digest(slot.uid, expert.outer_step, digest)
+        if agreement.identical:
+            return
+        context.events.emit(
+            "anchor.differs",
+            degraded=True,
+            uid=slot.uid,
+            outer_step=expert.outer_step,
+            digest=digest[:16],
+            majority=agreement.majority[:16],
+        )
+        if agreement.majority == digest:
+            return
+        stage = context.directory.view.stage(slot.stage)
+        holders: list[tuple[ExpertUid, PeerId]] = [
+            (e.uid, e.peer_id)
+            for e in stage.serving
+            if e.uid in agreement.holders and e.uid in members
+        ]
+        snapshot = await fetch_state(context.rpc, holders, context.events, self._parts.executor)
+        await self._parts.executor.run(lambda: expert.load(snapshot))
+        context.events.emit("anchor.resynced", uid=slot.uid, outer_step=expert.outer_step)
+
+    async def _leave(self, hosted: HostedExpert, slot: Slot) -> None:
+        self.state = r.DRAINING
+        self._parts.averager.detach(slot.uid)
+        self._parts.donors.detach(slot.uid)
+        await self._parts.host.detach(slot.uid)
+        self._context.dht.withdraw(self._stage_key(slot), self._serial)

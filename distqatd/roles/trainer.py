@@ -1,0 +1,289 @@
+"""The trainer role: runs pipelines for a client, one job per pipeline.
+
+A job asks the client for a lease (batches) and a route (experts), and runs step after step. A
+step that fails is aborted and its batch is run again, on the route the client then names; a batch
+counts as done when every stage has answered it, never before.
+"""
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+
+from distqatd.base.errors import DistqatError
+from distqatd.base.ids import PeerId
+from distqatd.compute.executor import Executor
+from distqatd.data.batches import Dataset
+from distqatd.net.rpc import Caller
+from distqatd.pipeline.messages import SessionId
+from distqatd.pipeline.runner import LossDesk, RouteRunner, StepResult, evaluate
+from distqatd.roles import client_calls as calls
+from distqatd.roles.context import Context
+from distqatd.roles.directory import TTL_S
+from distqatd.swarm import records as r
+from distqatd.swarm.routes import read_route
+from distqatd.wire.fields import need
+from distqatd.wire.payload import Message
+
+SYNC_TIMEOUT_S = 10.0
+RETRY_S = 0.5
+
+
+@dataclass(slots=True)
+class Progress:
+    """How one job goes; published as a TrainerRecord."""
+
+    step: int = 0
+    loss: float = -1.0
+    samples_per_s: float = 0.0
+    num_samples: int = 0
+    num_replayed: int = 0
+    outer_step: int = 0
+    route: tuple[str, ...] = ()
+    first_step_unix_s: float = 0.0
+
+
+@dataclass(slots=True)
+class Job:
+    """One pipeline this daemon trains."""
+
+    pipeline: int
+    client: PeerId
+    task: asyncio.Task[None] | None = None
+    progress: Progress = field(default_factory=Progress)
+    next_batch: int = 0
+    unreported_replays: int = 0
+    serial: int = 0
+    reported_at: float = 0.0
+
+
+class TrainerRole:
+    """Serves `trainer.*` and runs the jobs."""
+
+    def __init__(
+        self, context: Context, dataset: Dataset, executor: Executor, desk: LossDesk | None
+    ) -> None:
+        self._context = context
+        self._dataset = dataset
+        self._executor = executor
+        self._desk = desk
+        self.jobs: dict[int, Job] = {}
+        context.rpc.serve(calls.START, self._start)
+        context.rpc.serve(calls.STOP, self._stop)
+        context.rpc.serve(calls.EVALUATE, self._evaluate)
+
+    async def run(self) -> None:
+        """Keep the records of the jobs fresh until cancelled."""
+        try:
+            while True:
+                self._publish()
+                await asyncio.sleep(self._context.config.telemetry.metrics_every)
+        finally:
+            for job in [*self.jobs.values()]:
+                await self._end(job)
+
+    # --- what the client asks
+
+    async def _start(self, caller: Caller, message: Message) -> Message:
+        number = need(message.body, "pipeline", int)
+        held = self.jobs.get(number)
+        if held is None or held.client != caller.peer_id:
+            if held is not None:
+                await self._end(held)
+            job = Job(number, caller.peer_id)
+            self.jobs[number] = job
+            job.task = self._context.tasks.spawn(self._train(job), name=f"trainer.{number}")
+            self._context.events.emit("trainer.started", pipeline=number)
+        return Message({})
+
+    async def _stop(self, _: Caller, message: Message) -> Message:
+        job = self.jobs.get(need(message.body, "pipeline", int))
+        if job is not None:
+            await self._end(job)
+        return Message({})
+
+    async def _end(self, job: Job) -> None:
+        self.jobs.pop(job.pipeline, None)
+        if job.task is not None:
+            job.task.cancel()
+        self._context.dht.withdraw(self._key, str(job.pipeline))
+
+    async def _evaluate(self, _: Caller, message: Message) -> Message:
+        route = read_route(need(message.body, "route", list))
+        batches = await self._executor.run(lambda: [*self._dataset.validation_batches()])
+        timeout_s = self._context.config.model_pipeline.forward_timeout
+        sums = await evaluate(self._context.rpc, route, batches, timeout_s)
+        return Message({"sums": sums})
+
+    # --- one job
+
+    async def _train(self, job: Job) -> None:
+        runner: RouteRunner | None = None
+        lost: tuple[PeerId, ...] = ()
+        grant = calls.Grant(0, 0, 0, (), is_over=False, reason="")
+        while True:
+            wants_lease = job.next_batch >= grant.end
+            report = self._report(job, grant, lost, wants_lease, runner is None)
+            grant, lost = await self._sync(job, report), ()
+            if wants_lease:
+                job.next_batch = grant.first
+            if grant.is_over:
+                return await self._finish(job, grant, runner)
+            if not grant.route:
+                await asyncio.sleep(RETRY_S)
+                continue
+            if runner is None:
+                runner = self._runner(job, grant)
+            try:
+                await self._steps(job, runner, grant)
+            except DistqatError as error:
+                lost = await self._give_up(job, runner, error)
+                runner = None
+
+    def _report(
+        self,
+        job: Job,
+        grant: calls.Grant,
+        lost: tuple[PeerId, ...],
+        wants_lease: bool,  # noqa: FBT001
+        wants_route: bool,  # noqa: FBT001
+    ) -> calls.Report:
+        replays, job.unreported_replays = job.unreported_replays, 0
+        return calls.Report(
+            job.pipeline,
+            grant.fence,
+            job.next_batch,
+            replays,
+            lost,
+            wants_lease,
+            wants_route,
+            job.progress.outer_step,
+        )
+
+    async def _sync(self, job: Job, report: calls.Report) -> calls.Grant:
+        """Ask the client until it answers; training waits only if it needs the answer."""
+        while True:
+            try:
+                reply = await self._context.rpc.call(
+                    job.client, calls.SYNC, Message(report.body()), timeout_s=SYNC_TIMEOUT_S
+                )
+            except DistqatError as error:
+                self._context.events.emit(
+                    "client.silent", degraded=True, pipeline=job.pipeline, error=str(error)
+                )
+                await asyncio.sleep(RETRY_S)
+                continue
+            job.reported_at = asyncio.get_running_loop().time()
+            return calls.Grant.read(reply.body)
+
+    def _runner(self, job: Job, grant: calls.Grant) -> RouteRunner:
+        context = self._context
+        job.serial += 1
+        return RouteRunner(
+            context.rpc,
+            grant.route,
+            SessionId(grant.fence, job.serial),
+            context.config.diloco,
+            context.config.model_pipeline,
+            self._desk,
+            context.events,
+            context.config.seed,
+        )
+
+    async def _steps(self, job: Job, runner: RouteRunner, grant: calls.Grant) -> None:
+        """Run the lease's batches until its end, a due report, or a failure (raised)."""
+        if not runner.standings:
+            await runner.open()
+            job.progress.route = tuple(hop.uid for hop in runner.route)
+            self._context.events.emit(
+                "pipeline.opened",
+                pipeline=job.pipeline,
+                route=" ".join(job.progress.route),
+                session=runner.session.fence,
+            )
+        loop = asyncio.get_running_loop()
+        while job.next_batch < grant.end:
+            number = job.next_batch
+            batch = await self._executor.run(partial(self._dataset.batch, number))
+            began = loop.time()
+            result = await runner.step(batch, number)
+            job.next_batch = number + 1
+            await self._after_step(job, runner, result, began)
+            if self._is_done(runner) or loop.time() - job.reported_at > calls.SYNC_EVERY_S:
+                break
+        if job.next_batch >= grant.end or self._is_done(runner):
+            await runner.flush()
+
+    async def _after_step(
+        self, job: Job, runner: RouteRunner, result: StepResult, began: float
+    ) -> None:
+        if runner.round_is_next:
+            await runner.flush()
+            await runner.wait_round()
+        progress = job.progress
+        took_s = max(asyncio.get_running_loop().time() - began, 1e-6)
+        speed = result.num_samples / took_s
+        progress.samples_per_s += (speed - progress.samples_per_s) * (
+            0.1 if progress.samples_per_s else 1.0
+        )
+        progress.step += 1
+        progress.loss = result.loss
+        progress.num_samples += result.num_samples
+        progress.outer_step = runner.outer_step
+        if progress.step == 1:
+            progress.first_step_unix_s = self._context.clock.now()
+            self._context.events.emit("trainer.first_step", pipeline=job.pipeline)
+            self._publish()
+
+    def _is_done(self, runner: RouteRunner) -> bool:
+        return runner.outer_step >= self._context.config.diloco.outer_steps
+
+    async def _give_up(
+        self, job: Job, runner: RouteRunner, error: DistqatError
+    ) -> tuple[PeerId, ...]:
+        job.unreported_replays += 1
+        job.progress.num_replayed += 1
+        lost = await runner.abort(str(error))
+        self._context.events.emit(
+            "step.aborted",
+            degraded=True,
+            pipeline=job.pipeline,
+            batch=job.next_batch,
+            error=str(error),
+            unreachable=" ".join(lost),
+        )
+        await asyncio.sleep(self._context.rng.uniform(0.05, 0.15))
+        return lost
+
+    async def _finish(self, job: Job, grant: calls.Grant, runner: RouteRunner | None) -> None:
+        if runner is not None:
+            await runner.abort("the job is over")
+        self._context.events.emit("trainer.ended", pipeline=job.pipeline, reason=grant.reason)
+        self.jobs.pop(job.pipeline, None)
+        self._publish(job)
+
+    # --- records
+
+    @property
+    def _key(self) -> str:
+        return r.trainers_key(self._context.run_id)
+
+    def _publish(self, ended: Job | None = None) -> None:
+        context = self._context
+        idle = Job(-1, context.peer_id)
+        for job in [idle, *self.jobs.values(), *([ended] if ended else [])]:
+            progress = job.progress
+            record = r.TrainerRecord(
+                addresses=context.addresses(),
+                boot_epoch=context.boot_epoch,
+                pipeline=job.pipeline,
+                route=progress.route,
+                step=progress.step,
+                outer_step=progress.outer_step,
+                loss=progress.loss,
+                samples_per_s=round(progress.samples_per_s, 2),
+                num_samples=progress.num_samples,
+                num_replayed=progress.num_replayed,
+                first_step_unix_s=progress.first_step_unix_s,
+            )
+            subkey = "idle" if job.pipeline < 0 else str(job.pipeline)
+            context.dht.announce(self._key, subkey, record.pack(), ttl_s=TTL_S)
