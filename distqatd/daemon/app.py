@@ -92,17 +92,15 @@ def load_swarm(options: Options) -> tuple[Swarm, bytes | None]:
         return invites[0].swarm(), invites[0].secret
     if network.open_swarm:
         return open_swarm(network.swarm_name), None
-    own = options.state_dir / SECRET_FILE
-    if network.secret_file is not None:
-        secret = load_secret(network.secret_file)
-    elif network.join and not own.exists():
+    own = network.secret_file or options.state_dir / SECRET_FILE
+    if network.join and not own.exists() and network.secret_file is None:
         raise ConfigError(
             f"joining {', '.join(network.join)} needs the swarm's secret\n"
             "fix: join with an invite (distqatctl invite on a member), or give "
             "--network-secret-file FILE, or --network-open-swarm for an open swarm"
         )
-    else:
-        secret = load_or_create_secret(own)
+    # Only who starts a swarm makes a secret: a joiner's new one would fit nobody.
+    secret = load_secret(own) if network.join else load_or_create_secret(own)
     return secret_swarm(network.swarm_name, secret), secret
 
 
