@@ -108,6 +108,10 @@ class Calls:
         self._finish(call, fields)
         return True
 
+    def is_pending(self, message_id: bytes) -> bool:
+        """Return whether a call waits for this reply, from wherever."""
+        return message_id[:7] in self._pending
+
     def reflect(self, message_id: bytes, fields: list[Any]) -> None:
         """End a call whose request came back to ourselves: there is nobody else there."""
         call = self._pending.get(message_id[:7])

@@ -48,7 +48,7 @@ class DhtLimits:
     lookup_timeout_s: float = 10.0
     """A lookup returns what it has after this, whatever peers do."""
 
-    stop_timeout_s: float = 2.0
+    stop_timeout_s: float = 1.0
     """How long leaving may take to write tombstones."""
 
     max_calls: int = 1024

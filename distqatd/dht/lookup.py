@@ -80,10 +80,11 @@ class Lookup:
 
     async def _drive(self) -> None:
         while True:
-            for contact in self._search.next_to_ask():
-                self._ask(contact)
             if self._is_done():
                 return
+            in_hand = 0 if self._collector is None else self._collector.num_complete
+            for contact in self._search.next_to_ask(in_hand):
+                self._ask(contact)
             self._changed.clear()
             await self._changed.wait()
 

@@ -59,14 +59,19 @@ class Proofs:
         contact_id = node_id(public_key)
         if self._table.heard(contact_id, endpoint):
             return
-        known = self._table.find(contact_id) is not None
+        known = self._table.find(contact_id)
+        wanted = (
+            self._table.wants(contact_id, endpoint)
+            if known is None
+            else self._table.may_move(known)
+        )
         source = source_of(endpoint)
         busy = (
             endpoint in self._pending
             or len(self._pending) >= self._limits.max_proofs
             or self._per_source[source] >= self._limits.max_proofs_per_source
         )
-        if busy or not (known or self._table.wants(contact_id, endpoint)):
+        if busy or not wanted:
             return
         self._pending[endpoint] = source
         self._per_source[source] += 1

@@ -166,7 +166,16 @@ class DhtProtocol(KademliaProtocol):  # type: ignore[misc]
         elif kind == REQUEST:
             self._serve(message_id, endpoint, fields, len(data))
         elif not self.calls.answer(message_id, endpoint, fields):
-            raise RemoteProtocolError("nobody waits for this reply")
+            self._stray_reply(message_id, endpoint, fields)
+
+    def _stray_reply(self, message_id: bytes, endpoint: Endpoint, fields: list[Any]) -> None:
+        """Drop a reply; but if it answers us from another address of the same machine, go there.
+
+        A host with several addresses may send from another one than it was asked at.
+        """
+        if self.calls.is_pending(message_id):
+            self.proofs.consider(fields[0], endpoint)
+        raise RemoteProtocolError("nobody waits for this reply from there")
 
     def _serve(
         self, message_id: bytes, endpoint: Endpoint, fields: list[Any], num_bytes: int

@@ -91,6 +91,11 @@ class Table(RoutingTable):  # type: ignore[misc]
         bucket = self.buckets[bisect.bisect_left(self.buckets, _number(contact_id), key=_upper)]
         return len(bucket) < self.ksize or self._may_split(bucket)
 
+    def may_move(self, contact: Contact) -> bool:
+        """Return whether a contact may turn up elsewhere: it has failed, or long been silent."""
+        silent_s = self._now() - contact.heard_at
+        return contact.num_failures > 0 or silent_s >= self._limits.silent_contact_s
+
     def add_contact(self, node: Contact) -> bool:
         """Take in a proven contact; return whether there was room for it.
 
@@ -175,9 +180,8 @@ class Table(RoutingTable):  # type: ignore[misc]
         return wide and bool(bucket.has_in_range(self.node) or bucket.depth() % 5 != 0)
 
     def _replace(self, old: Contact, new: Contact) -> bool:
-        silent_s = self._now() - old.heard_at
         moved = old.endpoint != new.endpoint
-        if moved and not old.num_failures and silent_s < self._limits.silent_contact_s:
+        if moved and not self.may_move(old):
             return False
         self._uncount(old)
         new.heard_at = self._now()

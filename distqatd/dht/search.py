@@ -74,12 +74,17 @@ class Search:
         self._candidates[contact.id].num_timeouts = num_timeouts
         self._ranked = None
 
-    def next_to_ask(self) -> list[Contact]:
-        """Return whom to ask now, marked as asked."""
+    def next_to_ask(self, num_in_hand: int = 0) -> list[Contact]:
+        """Return whom to ask now, marked as asked.
+
+        Each record set in hand takes the place of a query: a get that needs one more answer has
+        enough queries under way for it already.
+        """
         front = self._front()
         patience = self._patience()
         waiting = sum(c.asked and not c.answered and c.num_timeouts < patience for c in front)
-        fresh = [c for c in front if not c.asked][: max(0, self._limits.parallel - waiting)]
+        room = max(0, self._limits.parallel - waiting - num_in_hand)
+        fresh = [candidate for candidate in front if not candidate.asked][:room]
         for candidate in fresh:
             candidate.asked = True
         return [candidate.contact for candidate in fresh]

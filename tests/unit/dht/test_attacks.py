@@ -355,6 +355,38 @@ def test_a_reply_nobody_asked_for_is_dropped() -> None:
     survive(attack)
 
 
+def test_a_reply_from_another_address_counts_only_after_a_proof_there() -> None:
+    async def attack(swarm: DhtSwarm, _: Attacker) -> None:
+        victim = swarm.nodes[1]
+        asked = await Attacker.enter(swarm)
+        front = await Attacker.enter(swarm)
+        front.identity = asked.identity
+        asked.transport.sendto = front.transport.sendto
+        proven = await victim.server.prove((asked.host.ip, asked.port))
+        assert proven is None
+        await asyncio.sleep(1)
+        contact = victim.server.protocol.router.find(
+            Contact(asked.identity.public_key, "10.0.0.1", 1).id
+        )
+        assert contact.endpoint == (front.host.ip, front.port)
+
+    survive(attack)
+
+
+def test_a_contact_that_also_speaks_from_elsewhere_is_not_proven_over_and_over() -> None:
+    async def attack(swarm: DhtSwarm, attacker: Attacker) -> None:
+        victim = swarm.nodes[1]
+        await in_the_tables(swarm, attacker)
+        other = await Attacker.enter(swarm)
+        other.identity = attacker.identity
+        for _ in range(20):
+            other.introduce(victim)
+            await asyncio.sleep(0.2)
+        assert [fields for kind, _, fields in other.received if kind == REQUEST] == []
+
+    survive(attack, answer=naming([]))
+
+
 def test_a_member_that_answers_for_another_key_is_struck_off() -> None:
     async def attack(swarm: DhtSwarm, attacker: Attacker) -> None:
         await in_the_tables(swarm, attacker)

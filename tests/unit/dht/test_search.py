@@ -35,6 +35,14 @@ def test_the_nearest_are_asked_first_and_only_so_many_at_once() -> None:
     assert made.next_to_ask() == [CONTACTS[4]]
 
 
+def test_record_sets_in_hand_take_the_place_of_queries() -> None:
+    made = search(20)
+    for contact in made.next_to_ask()[:2]:
+        made.answered(contact)
+    assert made.next_to_ask(num_in_hand=2) == []
+    assert made.next_to_ask(num_in_hand=1) == [CONTACTS[4]]
+
+
 def test_it_ends_when_the_nearest_have_answered() -> None:
     made = search(20, width=3)
     for contact in made.next_to_ask():
