@@ -132,6 +132,7 @@ class Averager:
             else:
                 committed = await self._together(seat, contribution)
             seat.finished = max(seat.finished, contribution.outer_step)
+            seat.committed = (committed.outer_step, committed.members)
         except RoundAborted as error:
             self._note(seat, contribution.outer_step + 1, str(error), now() - began)
             raise
@@ -144,11 +145,14 @@ class Averager:
     async def exchange_digest(self, uid: ExpertUid, outer_step: int, digest: str) -> Agreement:
         """Tell the other replicas which anchor we hold at an outer step, and learn theirs.
 
+        Those who took the step with us are asked, or all of the roster if we did not take it.
         Waits for them a moment: a replica answers when it has taken the step itself.
         """
         seat = self._service.seat(uid)
         timeout_s = 2 * self._tools.margin_s
         others = {m.uid: m.peer_id for m in seat.roster() if m.uid != uid}
+        if seat.committed[0] == outer_step:
+            others = {other: peer for other, peer in others.items() if other in seat.committed[1]}
         self._service.digests.note(uid, outer_step, uid, digest)
         async with asyncio.TaskGroup() as tasks:
             for other, peer_id in others.items():

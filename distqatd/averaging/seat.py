@@ -36,6 +36,7 @@ class Seat:
         leading: rounds it leads, by round id.
         finished: outer step of the last anchor that a committed round has left behind.
         arrivals_s: of past rounds it led, for the adaptive grace.
+        committed: last outer step taken here and who took it.
         newest: the highest outer step heard of in the stage, and from whom.
     """
 
@@ -47,6 +48,7 @@ class Seat:
     leading: dict[str, Leader] = field(default_factory=dict)
     finished: int = -1
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
+    committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
     newest: tuple[int, ExpertUid] | None = None
 
     def heard(self, uid: ExpertUid, outer_step: int) -> None:
