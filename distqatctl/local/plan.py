@@ -25,11 +25,10 @@ class RunPlan:
 
 @dataclass(frozen=True, slots=True)
 class DaemonPlan:
-    """One daemon: `name` is its state folder and log, `stage` what an expert hosts."""
+    """One daemon: `name` is its state folder and log. Experts choose their stages themselves."""
 
     name: str
     role: str
-    stage: str | None = None
 
 
 def read_plan(config_arguments: Sequence[str], program: Sequence[str] = DISTQATD) -> RunPlan:
@@ -67,11 +66,11 @@ def daemons(plan: RunPlan, experts_per_stage: int) -> tuple[DaemonPlan, ...]:
     One trainer per pipeline that can be complete at once, and every stage has
     `experts_per_stage` replicas.
     """
-    experts = [stage for stage in plan.stages for _ in range(experts_per_stage)]
+    num_experts = len(plan.stages) * experts_per_stage
     return (
         DaemonPlan("monitor_0", "monitor"),
         DaemonPlan("client_0", "client"),
-        *(DaemonPlan(f"expert_{i}", "expert", stage) for i, stage in enumerate(experts)),
+        *(DaemonPlan(f"expert_{i}", "expert") for i in range(num_experts)),
         *(DaemonPlan(f"trainer_{i}", "trainer") for i in range(experts_per_stage)),
     )
 
@@ -90,6 +89,4 @@ def arguments(
     ]
     if daemon.role != "monitor":
         given += ["--join", f"@{join_file}"]
-    if daemon.stage is not None:
-        given += ["--stage", daemon.stage]
     return given

@@ -23,7 +23,7 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     for flag in ("--show-config", "--json"):
         parser.add_argument(flag, action="store_true")
-    for flag in ("--role", "--stage", "--join", "--host", "--network-secret-file"):
+    for flag in ("--role", "--join", "--host", "--network-secret-file"):
         parser.add_argument(flag)
     for flag in ("--config", "--set"):
         parser.add_argument(flag, action="append", default=[])
@@ -148,7 +148,7 @@ def main() -> None:
     if arguments.show_config:
         return _show_config()
     arguments.state_dir.mkdir(parents=True, exist_ok=True)
-    arguments.log_file.open("a").write(f"started {arguments.role} {arguments.stage}\n")
+    arguments.log_file.open("a").write(f"started {arguments.role}\n")
     if arguments.role == "monitor":
         join_file = arguments.log_file.parent / "initial_peers.txt"
         join_file.write_text("/ip4/127.0.0.1/tcp/1/p2p/x\n")
