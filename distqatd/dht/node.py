@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distqatd.base.clock import Clock
+from distqatd.base.errors import LocalProtocolError
 from distqatd.base.events import EventLog
 from distqatd.base.rng import Rng
 from distqatd.dht.announce import Announcer
@@ -159,8 +160,8 @@ class Dht:
 
     @property
     def num_peers(self) -> int:
-        """Return how many peers we know that have proven themselves."""
-        return len(self._server.protocol.router)
+        """Return how many peers we know that have proven themselves; 0 before `start`."""
+        return len(self._server.protocol.router) if self._server.is_listening else 0
 
     @property
     def unreachable(self) -> tuple[Unreachable, ...]:
@@ -169,7 +170,13 @@ class Dht:
 
     @property
     def stats(self) -> DhtStats:
-        """Return numbers since the start."""
+        """Return numbers since the start.
+
+        Raises:
+            LocalProtocolError: `start` has not been called.
+        """
+        if not self._server.is_listening:
+            raise LocalProtocolError("the DHT has no numbers before it is started")
         protocol = self._server.protocol
         return DhtStats(
             num_peers=self.num_peers,

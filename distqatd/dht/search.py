@@ -1,10 +1,10 @@
 """The decisions of one lookup, without I/O: whom to ask next, whom to wait for, when to stop.
 
-Event-driven, no rounds: at most `parallel` queries are under way that are not slow. A query is
-slow once it has timed out as often as our patience says, and then nobody waits for it; an answer
-is taken all the same if it comes while the lookup lasts. Patience is one timeout once a quorum
-has answered, two after the first answer, all tries before: in a swarm of two, one lost datagram
-must not make a get come back empty.
+Event-driven, no rounds: at most `parallel` queries are under way that have not timed out once. A
+query that has timed out as often as our patience says is not waited for any more; an answer is
+taken all the same if it comes while the lookup lasts. Patience is one timeout once a quorum has
+answered, two after the first answer, all tries before: in a swarm of two, one lost datagram must
+not make a get come back empty.
 """
 
 from collections import Counter
@@ -81,8 +81,7 @@ class Search:
         enough queries under way for it already.
         """
         front = self._front()
-        patience = self._patience()
-        waiting = sum(c.asked and not c.answered and c.num_timeouts < patience for c in front)
+        waiting = sum(c.asked and not c.answered and not c.num_timeouts for c in front)
         room = max(0, self._limits.parallel - waiting - num_in_hand)
         fresh = [candidate for candidate in front if not candidate.asked][:room]
         for candidate in fresh:

@@ -56,6 +56,7 @@ class DhtServer(Server):  # type: ignore[misc]
     ) -> None:
         store = RecordStore(limits, verifier, loop_now)
         super().__init__(limits.bucket_size, limits.parallel, node_id(identity.public_key), store)
+        self.is_listening = False
         self.limits = limits
         self.verifier = verifier
         self._identity = identity
@@ -83,6 +84,7 @@ class DhtServer(Server):  # type: ignore[misc]
         """
         self.protocol = self._create_protocol()
         self.transport = await self._open_datagrams(interface, port, self.protocol)
+        self.is_listening = True
 
     async def find_holders(self, key: str) -> tuple[Holder, ...]:
         """Return the nodes that should hold a key, nearest first, with write tokens."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from distqatd.base.errors import RecordError
+from distqatd.base.errors import LocalProtocolError, RecordError
 from distqatd.dht.limits import DhtLimits
 from distqatd.net.address import Address
 from tests.support.dht_swarm import DhtSwarm, simulate
@@ -19,6 +19,17 @@ def test_a_node_alone_keeps_its_own_records() -> None:
         assert await node.values(KEY) == ["v"]
         assert await node.dht.remove(KEY, "a") == 1
         assert await node.values(KEY) == []
+
+    simulate(scenario)
+
+
+def test_a_node_that_was_never_started_knows_nobody_and_can_be_stopped() -> None:
+    async def scenario(swarm: DhtSwarm) -> None:
+        node = swarm.node()
+        assert node.dht.num_peers == 0
+        with pytest.raises(LocalProtocolError, match="before it is started"):
+            _ = node.dht.stats
+        await node.dht.stop()
 
     simulate(scenario)
 

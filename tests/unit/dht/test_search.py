@@ -94,6 +94,13 @@ def test_without_any_answer_nobody_is_given_up_before_the_last_try() -> None:
     assert made.nearest() == []
 
 
+def test_peers_that_are_all_slow_do_not_hold_up_the_next_ones() -> None:
+    made = search(20)
+    for contact in made.next_to_ask():
+        made.slow(contact, 1)
+    assert made.next_to_ask() == CONTACTS[4:8]
+
+
 def test_a_slow_peer_does_not_hold_up_the_next_one() -> None:
     made = search(20)
     asked = made.next_to_ask()
