@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from distqatd import __version__
@@ -55,6 +56,7 @@ async def run(options: Options) -> int:
         system_rng(),
         make_device_executor,
         time.perf_counter,
+        in_thread,
     )
     # Wall time: a restart must look newer than the life before, also after a reboot.
     node = Node(options, identity, swarm, seams, boot_epoch=int(clock.now() * 1000))
@@ -109,6 +111,11 @@ def make_device_executor(device: str, num_threads: int) -> "Executor":
     from distqatd.compute.executor import DeviceExecutor
 
     return DeviceExecutor(device, num_threads)
+
+
+async def in_thread(work: Callable[[], object]) -> object:
+    """Run `work` in a thread of the loop's own pool."""
+    return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
 def stop_signals(node: Node) -> None:

@@ -6,6 +6,7 @@ trainer, API. Stop is the reverse: roles leave (tombstones), the DHT says goodby
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -127,6 +128,8 @@ class Node:
         try:
             async with Supervisor("daemon", self.seams.rng) as tasks:
                 tasks.spawn(self.pool.run(), name="pool")
+                if {"expert", "trainer"} & set(self.options.roles):
+                    tasks.spawn(self._load_compute(), name="torch")
                 await self._listen()
                 dht_task = tasks.spawn(self.dht.run(), name="dht")
                 await self._join(initial)
@@ -229,7 +232,12 @@ class Node:
         self.client = ClientRole(context, start_trainer)
         context.tasks.keep(self.client.run, name="client")
 
+    async def _load_compute(self) -> None:
+        """Import torch beside the loop: it takes seconds, and peers must not think we are dead."""
+        await self.seams.in_thread(lambda: import_module("distqatd.daemon.compute_roles"))
+
     async def _start_experts(self, context: Context) -> None:
+        await self._load_compute()
         from distqatd.daemon import compute_roles
 
         device = self._open_device(context)
@@ -243,6 +251,7 @@ class Node:
     async def _start_trainer(self, context: Context) -> None:
         if self.trainer is not None:
             return
+        await self._load_compute()
         from distqatd.daemon import compute_roles
 
         self.trainer = compute_roles.build_trainer(context, self._open_device(context))

@@ -1,6 +1,6 @@
 """What a daemon is given instead of reaching for it: the simulator gives other ones."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +19,7 @@ class Seams:
     Attributes:
         make_executor: opens the executor of a device, given its name and a number of threads.
         timer: seconds, for throughput of experts.
+        in_thread: runs something slow beside the loop; used before there is an executor.
     """
 
     transport: Transport
@@ -26,3 +27,4 @@ class Seams:
     rng: Rng
     make_executor: Callable[[str, int], "Executor"]
     timer: Callable[[], float]
+    in_thread: Callable[[Callable[[], object]], Awaitable[object]]

@@ -1,6 +1,7 @@
 """Whole daemons: they join, train a tiny model over DiLoCo rounds, and leave."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 
 from distqatd.base.ids import PeerId
@@ -52,6 +53,7 @@ def make_node(host: Host, roles: tuple[str, ...], config: Config, seed_ip: str |
         rng=host.rng,
         make_executor=lambda *_: InlineExecutor(STEP_COST_S),
         timer=asyncio.get_running_loop().time,
+        in_thread=_inline,
     )
     return Node(
         Options(roles, config.model_copy(update={"network": network}), Path("/nowhere")),
@@ -125,6 +127,11 @@ class Swarm:
             within_s=60,
             what="every daemon stopped",
         )
+
+
+async def _inline(work: Callable[[], object]) -> object:
+    """Do at once what a real daemon does in a thread."""
+    return work()
 
 
 async def _nothing() -> None:
