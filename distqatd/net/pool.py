@@ -106,7 +106,10 @@ class Pool:
             async with Supervisor("net", self._rng) as supervisor:
                 self._supervisor = supervisor
                 self._running.set()
-                await self._stopping.wait()
+                try:
+                    await self._stopping.wait()
+                finally:
+                    self._stopping.set()  # links that end from now on are not lost
         finally:
             self._running.clear()
             self._supervisor = None
@@ -119,7 +122,7 @@ class Pool:
         Raises:
             PortInUse: the port is taken.
         """
-        await self._running.wait()
+        await self._started()
         self._listener = await self._transport.listen(host, port, self._accept)
         return self._listener.address
 
@@ -224,13 +227,13 @@ class Pool:
             Overloaded: too many links, here or there.
             RemoteProtocolError: no DistQat peer.
         """
-        await self._running.wait()
+        await self._started()
         link = await self._connect(address, timeout_s)
         return link.hello
 
     async def _link(self, peer: PeerId, broken: Connection | None) -> Connection:
         """Return a link to `peer`, made now; callers that want the same one share the dial."""
-        await self._running.wait()
+        await self._started()
         dial = self._dials.get(peer)
         if dial is None:
             dial = _Dial()
@@ -330,6 +333,12 @@ class Pool:
         self._events.emit("peer.lost", degraded=True, peer=link.peer_id, reason=reason)
         for callback in self._on_lost:
             callback(link.peer_id, reason)
+
+    async def _started(self) -> None:
+        """Wait until `run` has begun: it and its first users are started side by side."""
+        if self._stopping.is_set():
+            raise ConnectionClosed("this daemon is stopping")
+        await self._running.wait()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
         if self._supervisor is None or self._stopping.is_set():

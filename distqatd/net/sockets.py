@@ -20,7 +20,7 @@ _RECORD_BYTES = 16 << 10
 _JOIN_BYTES = 64 << 10
 """Units up to this size are copied together: one record, one packet, one system call."""
 
-_UNSENT_BYTES = 128 << 10
+_UNSENT_BYTES = 256 << 10
 """Unsent bytes the kernel may hold: what is behind them can still be overtaken."""
 
 _USER_TIMEOUT_MS = 15_000

@@ -1,7 +1,7 @@
 """What a message is: a small body of plain values, and tensors as bytes with a description."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,25 +168,28 @@ def _refuse_extension(code: int, data: bytes) -> object:
 
 def _check_size(value: object) -> None:
     """Refuse what is nested deeply or has many items: a byte can unfold to 64 bytes in memory."""
-    level = [value]
+    level = [value] if type(value) in _CONTAINERS else []
     num_items = 0
     for _ in range(limits.MAX_DEPTH):
-        level = [item for container in level for item in _items(container)]
-        num_items += len(level)
-        if num_items > limits.MAX_ITEMS:
-            raise RemoteProtocolError(f"more than {limits.MAX_ITEMS} items in one body")
         if not level:
             return
+        items = [item for container in level for item in _items(container)]
+        num_items += len(items)
+        if num_items > limits.MAX_ITEMS:
+            raise RemoteProtocolError(f"more than {limits.MAX_ITEMS} items in one body")
+        level = [item for item in items if type(item) in _CONTAINERS]
     raise RemoteProtocolError(f"nested deeper than {limits.MAX_DEPTH}")
 
 
-def _items(value: object) -> list[object]:
+_CONTAINERS = frozenset({list, dict, msgpack.Timestamp})
+
+
+def _items(value: Any) -> Iterable[object]:
     if type(value) is list:
         return value
-    if type(value) is dict:
-        if not all(type(key) is str for key in value):
-            raise RemoteProtocolError("a key of a map is not text")
-        return list(value.values())
-    if type(value).__name__ == "Timestamp":
+    if type(value) is not dict:
         raise RemoteProtocolError("a timestamp may not travel")
-    return []
+    for key in value:
+        if type(key) is not str:
+            raise RemoteProtocolError("a key of a map is not text")
+    return value.values()

@@ -71,8 +71,6 @@ class Session:
         self._said_hello = False
         self._refused: Event | None = None
 
-    # --- what the shell does
-
     @property
     def num_streams(self) -> int:
         """Return how many streams are open, of both sides."""
@@ -182,8 +180,6 @@ class Session:
         """Release what is reserved for messages that will never be complete."""
         self._streams.clear()
 
-    # --- frames that come in
-
     def _place(self, frame: Frame) -> memoryview | None:
         """Decide where a payload goes, before it is received: all checks happen here."""
         self._check_hello(frame)
@@ -241,8 +237,10 @@ class Session:
 
     def _begin(self, frame: Frame) -> None:
         """Take the first frame of a message: check, reserve, allocate; or refuse it."""
-        begin = self._begin_request if frame.kind is FrameType.REQUEST else self._begin_response
-        begin(frame)
+        if frame.kind is FrameType.REQUEST:
+            self._begin_request(frame)
+        else:
+            self._begin_response(frame)
 
     def _begin_request(self, frame: Frame) -> None:
         number = frame.stream
@@ -340,8 +338,6 @@ class Session:
         self._outbox.drop(number)
         self._streams.forget(stream)
         return RequestCancelled(number) if was_served else None
-
-    # --- book-keeping
 
     def _sent(self, number: int) -> None:
         """Note that all of a message has been handed to the shell."""

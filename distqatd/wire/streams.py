@@ -8,7 +8,7 @@ frames that were on the way to it are recognised by their old number and dropped
 """
 
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import IntEnum, auto
 
 from distqatd.base.errors import LocalProtocolError, RemoteProtocolError
 from distqatd.wire import limits
@@ -16,7 +16,7 @@ from distqatd.wire.budget import ReceiveCredit, Reservation
 from distqatd.wire.payload import Sink, TensorSpec, WireTensor
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a stream is."""
 
     SENDING = auto()  # asker: the request is on its way
@@ -28,7 +28,7 @@ class State(Enum):
     CLOSED = auto()
 
 
-class Step(Enum):
+class Step(IntEnum):
     """What can happen to a stream: SENT_* and GIVE_UP by us, GOT_* by a frame."""
 
     SENT_ALL = auto()

@@ -1,4 +1,4 @@
-"""Run a test on the event loop of asyncio and on uvloop."""
+"""Run a test on both real event loops, or on virtual time."""
 
 import asyncio
 import functools
@@ -6,6 +6,8 @@ import inspect
 
 import pytest
 import uvloop
+
+from tests.sim.loop import VirtualLoop
 
 
 def on_both_loops(test):
@@ -22,3 +24,16 @@ def on_both_loops(test):
     run.__signature__ = inspect.Signature(parameters)
     loops = [asyncio.new_event_loop, uvloop.new_event_loop]
     return pytest.mark.parametrize("new_loop", loops, ids=["asyncio", "uvloop"])(run)
+
+
+def on_virtual_time(test):
+    """Turn an async test into a plain one that never really waits."""
+
+    @functools.wraps(test)
+    def run(**arguments):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test(**arguments))
+
+    run.__signature__ = inspect.signature(test)
+    del run.__wrapped__
+    return run

@@ -68,3 +68,10 @@ async def running(*nodes, know_each_other=True):
 def memory_nodes(letters="ab", **hello):
     net = MemoryNet()
     return [Node(peer(letter), MemoryTransport(net, peer(letter)), **hello) for letter in letters]
+
+
+async def settle(condition):
+    """Let the loop run until something holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110  the condition is not ours to signal
+            await asyncio.sleep(0)
