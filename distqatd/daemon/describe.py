@@ -85,15 +85,15 @@ def training_state(view: SwarmView) -> s.TrainingState:
     return "training"
 
 
-def stage_row(stage: StageView) -> s.Stage:
-    """Return one stage and who serves it."""
+def stage_row(stage: StageView, age_s: float | None) -> s.Stage:
+    """Return one stage and who serves it; `age_s` is since its last outer step."""
     experts = stage.experts
     digests = {(e.record.outer_step, e.record.anchor_digest) for e in stage.serving}
     return s.Stage(
         name=stage.name,
         num_replicas=len(stage.serving),
         state="ok" if stage.serving else "gap",
-        last_outer_step_age_s=None,
+        last_outer_step_age_s=age_s,
         replicas_identical=identical(digests, len(stage.serving)),
         experts=tuple(
             s.StageExpert(

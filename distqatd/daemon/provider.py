@@ -56,7 +56,9 @@ class NodeProvider:
             run=self._brief(),
             peer=self._own_peer(),
             training=training(view, node.config.diloco.outer_steps) if view else None,
-            stages=tuple(stage_row(stage) for stage in view.stages) if view else (),
+            stages=tuple(stage_row(stage, self._age_s(stage.name)) for stage in view.stages)
+            if view
+            else (),
             gaps=gaps(view) if view else (),
             experts=self._hosted(),
             degraded=self._degraded(),
@@ -65,6 +67,11 @@ class NodeProvider:
     def _view(self) -> SwarmView | None:
         context = self._node.context
         return context.directory.view if context is not None else None
+
+    def _age_s(self, stage: str) -> float | None:
+        context = self._node.context
+        advanced = context.directory.advanced_at.get(stage) if context is not None else None
+        return asyncio.get_running_loop().time() - advanced[1] if advanced else None
 
     def _brief(self) -> s.RunBrief | None:
         node = self._node
@@ -122,7 +129,13 @@ class NodeProvider:
 
     def _degraded(self) -> tuple[str, ...]:
         now = self._node.seams.clock.now()
-        recent = [e for e in self._node.events.since() if e.degraded]
+        view = self._view()
+        gaps_now = view.gaps if view is not None else ()
+        recent = [
+            event
+            for event in self._node.events.since()
+            if event.degraded and (event.kind != "stage.gap" or event.fields["stage"] in gaps_now)
+        ]
         return tuple(
             " ".join([event.kind, *(f"{k}={v}" for k, v in event.fields.items())])
             for event in recent[-10:]

@@ -59,25 +59,27 @@ def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches
 
 
 class Outer:
-    """DiLoCo's outer step for one replica, by `torch.optim.SGD` over a copy of the parameters."""
+    """DiLoCo's outer step for one replica: Nesterov SGD over a copy of the parameters.
+
+    Written out, because `torch.optim.SGD` fuses multiply and add, which rounds differently on
+    different machines; the swarm does not, and this must give its bits.
+    """
 
     def __init__(self, model: nn.Module, config: OuterOptimConfig) -> None:
+        self._config = config
         self._params = list(model.parameters())
         self._anchor = [param.detach().clone() for param in self._params]
-        self._optimizer = torch.optim.SGD(
-            self._anchor,
-            lr=config.sgd_lr,
-            momentum=config.sgd_momentum,
-            nesterov=config.sgd_nesterov and config.sgd_momentum > 0,
-        )
+        self._momentum = [torch.zeros_like(param) for param in self._anchor]
 
     @torch.no_grad()
     def step(self) -> None:
         """Take the outer step and make the new anchor the model's parameters."""
-        for anchor, param in zip(self._anchor, self._params, strict=True):
-            anchor.grad = anchor - param
-        self._optimizer.step()
-        for anchor, param in zip(self._anchor, self._params, strict=True):
+        lr, factor = self._config.sgd_lr, self._config.sgd_momentum
+        for param, anchor, momentum in zip(self._params, self._anchor, self._momentum, strict=True):
+            gradient = anchor - param
+            momentum.mul_(factor).add_(gradient)
+            update = gradient + momentum * factor if self._config.sgd_nesterov else momentum
+            anchor.sub_(update * lr)
             param.copy_(anchor)
 
 

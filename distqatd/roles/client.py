@@ -64,6 +64,7 @@ class ClientRole:
         self.eval_loss = -1.0
         self.eval_accuracy = -1.0
         self._gaps: tuple[str, ...] = ()
+        self._served: set[str] = set()
         self._complete: set[int] = set()
         context.rpc.serve(calls.SYNC, self._sync)
 
@@ -90,10 +91,18 @@ class ClientRole:
         # A pipeline in a gap keeps its old route in mind: what still lives of it is reused.
         self.routes = {**self.routes, **decision.value}
         self._complete = set(decision.value)
-        if view.gaps != self._gaps:
-            self._gaps = view.gaps
-            for stage in view.gaps:
-                self._context.events.emit("stage.gap", degraded=True, stage=stage)
+        self._tell_gaps(view)
+
+    def _tell_gaps(self, view: SwarmView) -> None:
+        """A stage that was served and is not any more is news; one that never was is a start."""
+        events = self._context.events
+        for stage in view.stages:
+            if not stage.serving and stage.name not in self._gaps:
+                events.emit("stage.gap", degraded=stage.name in self._served, stage=stage.name)
+            elif stage.serving and stage.name in self._gaps:
+                events.emit("stage.filled", stage=stage.name)
+        self._served |= {stage.name for stage in view.stages if stage.serving}
+        self._gaps = view.gaps
 
     async def _staff(self, view: SwarmView) -> None:
         """See that every complete pipeline has a trainer that is heard of."""

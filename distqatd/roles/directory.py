@@ -80,6 +80,7 @@ class Directory:
         self._run_id = run_id
         self._lost: dict[PeerId, dict[tuple[str, str], int]] = {}
         self._seqs: dict[PeerId, dict[tuple[str, str], int]] = {}
+        self.advanced_at: dict[str, tuple[int, float]] = {}
         self._wake = asyncio.Event()
         self._updated = asyncio.Event()
         self.view = SwarmView(tuple(StageView(name, ()) for name in stage_names))
@@ -142,7 +143,16 @@ class Directory:
             peers=dict(self._parsed(r.PeerRecord, keys["peers"], found["peers"])),
             leases=dict(self._parsed(r.LeaseRecord, keys["leases"], found["leases"])),
         )
+        self._note_progress()
         return self.view
+
+    def _note_progress(self) -> None:
+        """Remember when each stage's outer step was first seen, in loop time."""
+        now = asyncio.get_running_loop().time()
+        for stage in self.view.stages:
+            newest = max((e.record.outer_step for e in stage.serving), default=0)
+            if newest > self.advanced_at.get(stage.name, (0, 0.0))[0]:
+                self.advanced_at[stage.name] = (newest, now)
 
     async def refresh_stage(self, name: str) -> StageView:
         """Read one stage's experts and return the stage, now in the view."""
