@@ -82,6 +82,7 @@ class Connection:
         self._interrupted = False
         self._retiring = False
         self._leaving: str | None = None
+        self._goodbye = "reset: the peer closed the connection"
         self._burst_bytes = 0  # received since the reader last let others run
         self._keeper = Keeper(self._ping)
 
@@ -101,8 +102,6 @@ class Connection:
     def usable(self) -> bool:
         """Return whether new requests may be sent."""
         return self.end_reason is None and not self._retiring and not self._session.exhausted
-
-    # --- before `run`
 
     async def handshake(self, ours: Hello, accept: Callable[[Hello], None]) -> Hello:
         """Exchange HELLOs and return the peer's.
@@ -129,8 +128,6 @@ class Connection:
     async def refuse(self, failure: Failure) -> None:
         """Tell the peer why this link will not be, and close it; bounded in time."""
         await refuse(self.stream, self._session, failure)
-
-    # --- what callers use
 
     async def request(self, head: RequestHead, message: Message, sink: Sink | None) -> Message:
         """Send a request and return its answer; cancelling it cancels the handler there.
@@ -160,6 +157,7 @@ class Connection:
         """Open no more streams, say so, and end when those that are open have ended."""
         if self.end_reason is None and not self._retiring:
             self._retiring = True
+            self._goodbye = failure.text
             self._session.go_away(failure)
             self._wake_writer()
 
@@ -219,8 +217,6 @@ class Connection:
             log.exception("link.failed", extra={"peer": self.peer_id})
             self.end("an internal error; see the log")
 
-    # --- reading
-
     async def _read(self) -> None:
         num_bytes = 0
         loop = asyncio.get_running_loop()
@@ -247,7 +243,7 @@ class Connection:
             self._interrupted = False
             return 0
         if not num_bytes:
-            raise ConnectionClosed("reset: the peer closed the connection")
+            raise ConnectionClosed(self._goodbye)
         self._burst_bytes += num_bytes
         return num_bytes
 
@@ -264,8 +260,9 @@ class Connection:
                     self._handlers[stream].cancel()
             case PongReceived(nonce):
                 self._keeper.pong(nonce, asyncio.get_running_loop().time())
-            case GoAwayReceived():
+            case GoAwayReceived(failure):
                 self._retiring = True
+                self._goodbye = failure.text
 
     def _admit(self, head: RequestHead, num_bytes: int) -> Sink | None:
         if len(self._handlers) >= limits.MAX_INCOMING_STREAMS:
@@ -277,16 +274,19 @@ class Connection:
             raise LocalProtocolError("a request before the handshake was over")
         task = self._group.create_task(self._serve(event, self._caller), name=event.head.method)
         self._handlers[event.stream] = task
-        task.add_done_callback(lambda _: self._served(event))
+        task.add_done_callback(lambda task: self._served(event, task))
 
     async def _serve(self, event: RequestReceived, caller: Caller) -> None:
         outcome = await self._server.answer(caller, event.head, event.message)
         self._answer(event.stream, outcome)
 
-    def _served(self, event: RequestReceived) -> None:
+    def _served(self, event: RequestReceived, task: asyncio.Task[None]) -> None:
         """Clean up behind a handler, also one that was cancelled before it began."""
         del self._handlers[event.stream]
         event.reservation.release()
+        if task.cancelled():  # by itself, or else nobody waits for this answer any more
+            text = f"the handler of {event.head.method} was cancelled"
+            self._answer(event.stream, Failure(ConnectionClosed.wire_code, text))
 
     def _answer(self, number: int, outcome: Message | Failure) -> None:
         if self.end_reason is not None:
@@ -309,8 +309,6 @@ class Connection:
             self._reader.cancel()
         self._wake_writer()
 
-    # --- writing
-
     def _wake_writer(self) -> None:
         if self._idle is not None and not self._idle.done():
             self._idle.set_result(None)
@@ -323,7 +321,7 @@ class Connection:
             buffers = self._session.next_buffers()
             if not buffers:
                 if self._retiring and not self._session.num_streams:
-                    raise ConnectionClosed("retired: no more requests on this link")
+                    raise ConnectionClosed(self._goodbye)
                 self._idle = loop.create_future()
                 await self._idle
                 continue

@@ -95,10 +95,9 @@ class Pool:
         self._on_lost: list[OnLost] = []
         self._supervisor: Supervisor | None = None
         self._running = asyncio.Event()
-        self._stopping = asyncio.Event()
+        self._is_stopping = False
+        self._closed = asyncio.Event()
         self._listener: Listener | None = None
-
-    # --- life
 
     async def run(self) -> None:
         """Own the links until `close` is called or this is cancelled."""
@@ -107,9 +106,9 @@ class Pool:
                 self._supervisor = supervisor
                 self._running.set()
                 try:
-                    await self._stopping.wait()
+                    await self._closed.wait()
                 finally:
-                    self._stopping.set()  # links that end from now on are not lost
+                    self._is_stopping = True  # links that end from now on are not lost
         finally:
             self._running.clear()
             self._supervisor = None
@@ -128,17 +127,16 @@ class Pool:
 
     async def close(self) -> None:
         """Say goodbye to all peers and end `run`; takes about a second at most."""
-        self._stopping.set()
+        self._is_stopping = True
         goodbye = Failure(ConnectionClosed.wire_code, "the peer is stopping")
         async with asyncio.TaskGroup() as group:
             for link in self._links.all():
                 group.create_task(link.leave(goodbye))
+        self._closed.set()
 
     def links(self) -> tuple[LinkInfo, ...]:
         """Return the links in use."""
         return self._links.infos()
-
-    # --- Rpc
 
     def serve(
         self, method: str, handler: Handler, *, max_bytes: int = 1 << 20, sink: Sink | None = None
@@ -202,7 +200,8 @@ class Pool:
             remaining_s = deadline_s - asyncio.get_running_loop().time()
             timeout_ms = min(max(int(remaining_s * 1000), 1), MAX_TIMEOUT_MS)
             acked = next(iter(self._outstanding[peer]))
-            head = RequestHead(method, timeout_ms, sequence, acked, specs)
+            is_retry = broken is not None
+            head = RequestHead(method, timeout_ms, sequence, acked, specs, is_retry)
             try:
                 return await link.request(head, message, sink)
             except ConnectionClosed:
@@ -215,8 +214,6 @@ class Pool:
     def _ourselves(self) -> Caller:
         hello = self._hello()
         return Caller(self.peer_id, hello.boot_epoch, hello.roles)
-
-    # --- making links
 
     async def dial(self, address: Address, timeout_s: float) -> Hello:
         """Connect to whoever is at `address`; return what they say about themselves.
@@ -274,7 +271,12 @@ class Pool:
         stream = await self._transport.dial(address, expect=address.peer_id, timeout_s=timeout_s)
         link = self._new_link(stream, dialer=True)
         await self._introduce(link, address)
-        self._spawn(link.run(), "link")
+        try:
+            task = self._spawn(link.run(), "link")
+        except ConnectionClosed as error:
+            link.end(str(error))
+            raise
+        task.add_done_callback(lambda _: link.end("closed here"))  # also if it never began
         return link
 
     async def _accept(self, stream: ByteStream) -> None:
@@ -326,9 +328,7 @@ class Pool:
         self._links.check_room()
 
     def _link_ended(self, link: Connection, reason: str) -> None:
-        if not self._links.remove(link):
-            return
-        if self._stopping.is_set():
+        if not self._links.remove(link) or self._is_stopping:
             return
         self._events.emit("peer.lost", degraded=True, peer=link.peer_id, reason=reason)
         for callback in self._on_lost:
@@ -336,12 +336,12 @@ class Pool:
 
     async def _started(self) -> None:
         """Wait until `run` has begun: it and its first users are started side by side."""
-        if self._stopping.is_set():
+        if self._is_stopping:
             raise ConnectionClosed("this daemon is stopping")
         await self._running.wait()
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        if self._supervisor is None or self._stopping.is_set():
+        if self._supervisor is None or self._is_stopping:
             work.close()
             raise ConnectionClosed("this daemon is stopping")
         return self._supervisor.spawn(work, name=name)

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 from distqatd.base.errors import ConnectionClosed
 from distqatd.base.ids import PeerId
-from distqatd.wire.messages import Failure
+from distqatd.wire.messages import Failure, RequestHead
 from distqatd.wire.payload import Message
 
 Outcome = Message | Failure
@@ -29,22 +29,21 @@ class ResultWindow:
         self._running: dict[int, asyncio.Future[Outcome]] = {}
         self._results: OrderedDict[int, Outcome] = OrderedDict()
         self._num_bytes = 0
-        self._floor = 0  # below it, what is not here is gone
+        self._floor = 0  # below it, a result may have gone
 
-    async def once(
-        self, sequence: int, acked: int, run: Callable[[], Awaitable[Outcome]]
-    ) -> Outcome:
-        """Return the outcome of request `sequence`: of an earlier run, or of `run()` now.
+    async def once(self, head: RequestHead, run: Callable[[], Awaitable[Outcome]]) -> Outcome:
+        """Return the outcome of a request: of an earlier run, or of `run()` now.
 
         A run that was cancelled (its link died) does not count; the request may run again.
         """
-        self._acknowledge(acked)
+        sequence = head.sequence
+        self._acknowledge(head.acked)
         while sequence in self._running:
             await asyncio.wait([self._running[sequence]])
         known = self._results.get(sequence)
         if known is not None:
             return known
-        if sequence < self._floor:
+        if head.is_retry and sequence < self._floor:
             text = f"request {sequence} was answered on a broken link; the answer is gone"
             return Failure(ConnectionClosed.wire_code, text)
         return await self._run(sequence, run)

@@ -48,9 +48,7 @@ class Server:
     async def answer(self, caller: Caller, head: RequestHead, message: Message) -> Outcome:
         """Return the response to a request, or the failure that its caller will see."""
         window = self._windows.of(caller.peer_id, caller.boot_epoch)
-        return await window.once(
-            head.sequence, head.acked, lambda: self._run(caller, head, message)
-        )
+        return await window.once(head, lambda: self._run(caller, head, message))
 
     async def answer_ourselves(self, caller: Caller, method: str, message: Message) -> Message:
         """Serve a request of our own; errors come out as they are.

@@ -32,21 +32,18 @@ class TcpTransport:
     """Implements `net.transport.Transport` with real sockets.
 
     Args:
-        contexts: what we present and whom we accept.
+        security: TLS contexts: what we present and whom we accept.
         limits: bounds on connections that others make.
     """
 
-    def __init__(self, contexts: TlsContexts, limits: GateLimits | None = None) -> None:
-        self._security: Security = Tls(contexts)
+    def __init__(self, security: TlsContexts | Security, limits: GateLimits | None = None) -> None:
+        self._security = Tls(security) if isinstance(security, TlsContexts) else security
         self._limits = limits or GateLimits()
 
     @classmethod
     def plain(cls, peer_id: PeerId) -> "TcpTransport":
         """Return a transport without any security, for measurements only."""
-        transport = cls.__new__(cls)
-        transport._security = Plain(peer_id)
-        transport._limits = GateLimits()
-        return transport
+        return cls(Plain(peer_id))
 
     async def listen(self, host: str, port: int, on_stream: OnStream) -> "TcpListener":
         """Accept connections; port 0 picks one that is free for TCP and UDP.

@@ -36,8 +36,9 @@ class Budget:
                 f"{num_bytes} bytes asked, {self._used_total} of {self._total_bytes} "
                 "bytes of all peers are in flight"
             )
-        self._used[peer] += num_bytes
-        self._used_total += num_bytes
+        if num_bytes:
+            self._used[peer] += num_bytes
+            self._used_total += num_bytes
         return Reservation(self, peer, num_bytes)
 
     def give_back(self, peer: PeerId, num_bytes: int) -> None:

@@ -27,6 +27,7 @@ class RequestHead:
         sequence: number of the request at this caller, the same when it is sent again.
         acked: the caller has the answers to all requests below this number.
         specs: the tensors that follow in DATA frames.
+        is_retry: it may have been received before, on a link that broke.
     """
 
     method: str
@@ -34,6 +35,7 @@ class RequestHead:
     sequence: int
     acked: int
     specs: tuple[TensorSpec, ...]
+    is_retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,14 @@ def request_frame(stream: int, head: RequestHead, body: bytes) -> bytes:
         LocalProtocolError: the header is too large.
     """
     header = msgpack.packb(
-        [head.method, head.timeout_ms, head.sequence, head.acked, _pack_specs(head.specs)]
+        [
+            head.method,
+            head.timeout_ms,
+            head.sequence,
+            head.acked,
+            _pack_specs(head.specs),
+            head.is_retry,
+        ]
     )
     return _first_frame(FrameType.REQUEST, stream, header, body)
 
@@ -87,17 +96,20 @@ def parse_request(head: Any) -> RequestHead:
     Raises:
         RemoteProtocolError: it is not one.
     """
-    if type(head) is not list or len(head) != 5:
-        raise RemoteProtocolError("a REQUEST header is not a list of 5")
-    method, timeout_ms, sequence, acked, specs = head
+    if type(head) is not list or len(head) != 6:
+        raise RemoteProtocolError("a REQUEST header is not a list of 6")
+    method, timeout_ms, sequence, acked, specs, is_retry = head
     if type(method) is not str or not 0 < len(method) <= limits.MAX_NAME_LENGTH:
         raise RemoteProtocolError("a REQUEST has no method name")
+    if type(is_retry) is not bool:
+        raise RemoteProtocolError("a REQUEST does not say whether it is a retry")
     return RequestHead(
         method,
         parse_number(timeout_ms, MAX_TIMEOUT_MS),
         parse_number(sequence, _MAX_SEQUENCE),
         parse_number(acked, _MAX_SEQUENCE),
         parse_specs(specs),
+        is_retry,
     )
 
 

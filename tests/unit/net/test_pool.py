@@ -238,7 +238,7 @@ async def test_saying_goodbye_is_quick_and_is_heard():
         await a.pool.dial(b.address, 5)
         await b.pool.close()
         await settle(lambda: a.lost)
-        assert a.lost[0][0] == peer("b")
+        assert a.lost == [(peer("b"), "the peer is stopping")]
         assert b.lost == []
         with pytest.raises((ConnectionClosed, DialError)):
             await ask(b, a, timeout_s=0.1)
@@ -318,6 +318,18 @@ async def test_a_bug_in_a_handler_or_sink_is_an_error_there_and_the_link_lives()
             assert "private" not in str(failure.value)
         await ask(a, b)
         assert a.transport.dials == 1
+
+
+async def test_a_handler_that_cancels_itself_does_not_leave_its_caller_waiting():
+    a, b = memory_nodes()
+
+    async def give_up(caller, message):
+        raise asyncio.CancelledError
+
+    async with running(a, b):
+        b.pool.serve("m", give_up)
+        with pytest.raises(ConnectionClosed, match="the handler of m was cancelled"):
+            await ask(a, b)
 
 
 async def test_a_handler_that_answers_with_nonsense_is_an_error():

@@ -3,9 +3,13 @@ import asyncio
 import pytest
 
 from distqatd.net.results import ResultWindow, ResultWindows
-from distqatd.wire.messages import Failure
+from distqatd.wire.messages import Failure, RequestHead
 from distqatd.wire.payload import Message
 from tests.support.links import message_of
+
+
+def head(sequence, acked, *, is_retry=False):
+    return RequestHead("m", 1000, sequence, acked, (), is_retry)
 
 
 class Work:
@@ -25,21 +29,21 @@ class Work:
 
 async def test_a_repeated_request_gets_the_same_answer_without_running():
     window, work = ResultWindow(), Work()
-    first = await window.once(1, 1, work)
-    assert await window.once(1, 1, work) is first
+    first = await window.once(head(1, 1), work)
+    assert await window.once(head(1, 1), work) is first
     assert work.runs == 1
 
 
 async def test_a_failure_is_an_answer_too():
     window, work = ResultWindow(), Work(Failure("closed", "x"))
-    assert await window.once(1, 1, work) == await window.once(1, 1, work)
+    assert await window.once(head(1, 1), work) == await window.once(head(1, 1), work)
     assert work.runs == 1
 
 
 async def test_a_repetition_waits_for_the_run_that_is_on():
     window, work = ResultWindow(), Work(gate=asyncio.Event())
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(window.once(1, 1, work)) for _ in range(3)]
+        tasks = [group.create_task(window.once(head(1, 1), work)) for _ in range(3)]
         await asyncio.sleep(0)
         work.gate.set()
     assert work.runs == 1
@@ -49,9 +53,9 @@ async def test_a_repetition_waits_for_the_run_that_is_on():
 async def test_a_run_that_was_cancelled_does_not_count():
     window, work = ResultWindow(), Work(gate=asyncio.Event())
     async with asyncio.TaskGroup() as group:
-        first = group.create_task(window.once(1, 1, work))
+        first = group.create_task(window.once(head(1, 1), work))
         await asyncio.sleep(0)
-        second = group.create_task(window.once(1, 1, work))
+        second = group.create_task(window.once(head(1, 1), work))
         await asyncio.sleep(0)
         first.cancel()
         work.gate.set()
@@ -61,8 +65,8 @@ async def test_a_run_that_was_cancelled_does_not_count():
 
 async def test_answers_that_the_caller_has_are_dropped():
     window, work = ResultWindow(), Work()
-    await window.once(1, 1, work)
-    await window.once(2, 2, work)
+    await window.once(head(1, 1), work)
+    await window.once(head(2, 2), work)
     assert list(window._results) == [2]
 
 
@@ -72,11 +76,18 @@ async def test_answers_that_the_caller_has_are_dropped():
 async def test_when_full_the_oldest_goes_and_asking_for_it_again_fails(window):
     work = Work(message_of(bytes(10)))
     for sequence in (1, 2, 3):
-        await window.once(sequence, 1, work)
-    assert await window.once(3, 1, work) is work.outcome
-    gone = await window.once(1, 1, work)
+        await window.once(head(sequence, 1), work)
+    assert await window.once(head(3, 1), work) is work.outcome
+    gone = await window.once(head(1, 1, is_retry=True), work)
     assert gone.code == "closed"
     assert work.runs == 3
+
+
+async def test_a_request_that_comes_late_for_the_first_time_is_run():
+    window, work = ResultWindow(max_results=1), Work()
+    for sequence in (5, 6, 7, 2):
+        await window.once(head(sequence, 1), work)
+    assert work.runs == 4
 
 
 def test_a_restarted_caller_begins_anew_and_callers_are_bounded(monkeypatch):

@@ -86,7 +86,7 @@ def random_response(rng, stream):
 
 
 def random_specs(rng, stream):
-    header = msgpack.packb(["m", 1, 0, 0, [random_spec(rng) for _ in range(2)]])
+    header = msgpack.packb(["m", 1, 0, 0, [random_spec(rng) for _ in range(2)], False])
     return encode_frame(FrameType.REQUEST, stream, header)
 
 

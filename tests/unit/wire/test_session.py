@@ -266,11 +266,15 @@ REQUEST = request_frame(1, head_of(message_of(b"abc")), b"")
         encode_frame(FrameType.PING, 0, msgpack.packb(-1)),
         encode_frame(FrameType.ERROR, 1, msgpack.packb([1, 2])),
         encode_frame(FrameType.GOAWAY, 0, msgpack.packb(["a", "x" * 5000])),
-        encode_frame(FrameType.REQUEST, 1, msgpack.packb(["m", 1, 0, 0])),
-        encode_frame(FrameType.REQUEST, 1, msgpack.packb(["", 1, 0, 0, []])),
-        encode_frame(FrameType.REQUEST, 1, msgpack.packb(["m", 1, 0, 0, [["x", "f", [], 1, "r"]]])),
+        encode_frame(FrameType.REQUEST, 1, msgpack.packb(["m", 1, 0, 0, [], 1])),
+        encode_frame(FrameType.REQUEST, 1, msgpack.packb(["", 1, 0, 0, [], False])),
         encode_frame(
-            FrameType.REQUEST, 1, msgpack.packb(["m", 1, 0, 0, [["x", "int8", ["a"], 1, "raw"]]])
+            FrameType.REQUEST, 1, msgpack.packb(["m", 1, 0, 0, [["x", "f", [], 1, "r"]], False])
+        ),
+        encode_frame(
+            FrameType.REQUEST,
+            1,
+            msgpack.packb(["m", 1, 0, 0, [["x", "int8", ["a"], 1, "raw"]], False]),
         ),
     ],
     ids=range(21),
