@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.key"
 SECRET_FILE = "swarm.secret"  # noqa: S105  a file name
 SOCKET_FILE = "api.sock"
+ORPHAN_GRACE_S = 3.0
 
 
 async def run(options: Options) -> int:
@@ -141,6 +142,8 @@ def watch_parent(node: Node, parent_fd: int | None) -> None:
         if os.read(parent_fd, 1) == b"":
             loop.remove_reader(parent_fd)
             node.stop("the parent process is gone")
+            # Nobody is left who would stop us again if the orderly way took long.
+            loop.call_later(ORPHAN_GRACE_S, os._exit, 1)
 
     loop.add_reader(parent_fd, on_readable)
 

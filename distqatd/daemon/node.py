@@ -132,16 +132,26 @@ class Node:
                     tasks.spawn(self._load_compute(), name="torch")
                 await self._listen()
                 dht_task = tasks.spawn(self.dht.run(), name="dht")
-                await self._join(initial)
-                async with Supervisor("roles", self.seams.rng) as roles:
-                    await self._start_roles(roles)
-                    await on_ready()
-                    await self.stopping.wait()
+                await self._serve(initial, on_ready)
                 dht_task.cancel()
                 await self.dht.stop()
                 await self.pool.close()
         finally:
             self._close_compute()
+
+    async def _serve(self, initial: list[Address], on_ready: Callable[[], Awaitable[None]]) -> None:
+        """Bring the roles up and keep them until `stop`, which may also come in between."""
+        async with Supervisor("roles", self.seams.rng) as roles, asyncio.TaskGroup() as group:
+            starting = group.create_task(self._bring_up(initial, roles, on_ready))
+            await self.stopping.wait()
+            starting.cancel()
+
+    async def _bring_up(
+        self, initial: list[Address], roles: Supervisor, on_ready: Callable[[], Awaitable[None]]
+    ) -> None:
+        await self._join(initial)
+        await self._start_roles(roles)
+        await on_ready()
 
     def stop(self, reason: str) -> None:
         """Begin to stop; `run` returns when everything is down."""

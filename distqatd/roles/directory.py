@@ -98,7 +98,7 @@ class Directory:
     def mark_lost(self, peer_id: PeerId, reason: str) -> None:
         """Leave the peer's present records out of the view."""
         if peer_id not in self._lost and peer_id in self._seqs:
-            self._events.emit("peer.lost", degraded=True, peer=peer_id, reason=reason)
+            self._events.emit("peer.left_out", peer=peer_id, reason=reason)
         if len(self._lost) >= MAX_LOST:
             self._lost.pop(next(iter(self._lost)))
         self._lost[peer_id] = dict(self._seqs.get(peer_id, {}))
