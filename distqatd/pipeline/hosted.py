@@ -111,7 +111,7 @@ class HostedExpert:
         self._targets.clear()
         self._losses.clear()
         await self._executor.run(self.expert.abort, priority=PRIORITY_SETTLE)
-        await self._notify()
+        await self._after_commit()
 
     # --- one microbatch
 
@@ -185,20 +185,31 @@ class HostedExpert:
     # --- COMMIT and rounds
 
     async def commit(self, call: m.CommitCall) -> m.Standing:
-        """Apply the step; a repetition answers like the first time."""
+        """Apply the step; a repetition answers like the first time.
+
+        The caller's link may die while the step is applied, and then this is cancelled but the
+        work is not: it notes by itself what it has done, so that a repetition does nothing.
+        """
         session = self._session(call.session)
+
+        def work() -> None:
+            if session.may_commit(call.step):
+                self.expert.apply(call.num_samples)
+                session.commit(call.step)
+                self.committed_batches += 1
+                self.steps_to_round -= 1
+
         if session.may_commit(call.step):
-            await self._compute(
-                session, lambda: self.expert.apply(call.num_samples), PRIORITY_SETTLE
-            )
-            session.commit(call.step)
-            self.committed_batches += 1
-            self.steps_to_round -= 1
-            if self.steps_to_round <= 0:
-                self._is_paused = True
-                self.round_due.set()
-            await self._notify()
+            await self._executor.run(work, priority=PRIORITY_SETTLE)
+        await self._after_commit()
         return self.standing()
+
+    async def _after_commit(self) -> None:
+        """Let the next step start, or hold it back if a round is due."""
+        if self.steps_to_round <= 0 and not self._is_paused:
+            self._is_paused = True
+            self.round_due.set()
+        await self._notify()
 
     @asynccontextmanager
     async def pause(self) -> AsyncIterator[None]:

@@ -44,8 +44,16 @@ def batch(number, size=8):
 class Pipeline:
     """Experts on peers p0, p1, ... and a trainer on peer `trainer`."""
 
-    def __init__(self, *names, num_microbatches=1, loss_at="last_stage", inner_steps=1000):
+    def __init__(
+        self,
+        *names,
+        num_microbatches=1,
+        loss_at="last_stage",
+        inner_steps=1000,
+        executor=InlineExecutor,
+    ):
         self.net = MemoryNetwork()
+        self.executor = executor
         self.config = stages(*names)
         self.events = EventLog(FixedClock())
         self.diloco = DilocoConfig(
@@ -81,7 +89,7 @@ class Pipeline:
             is_first=position == 0,
         )
         hosted = HostedExpert(
-            hop.uid, expert, InlineExecutor(), rpc, self.diloco, self.model, task("cv")
+            hop.uid, expert, self.executor(), rpc, self.diloco, self.model, task("cv")
         )
         StageHost(rpc, 1 << 30).attach(hosted)
         self.hosted[hop.uid] = hosted

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from distqatd.base.errors import DistqatError, NetworkError, StepAborted
-from distqatd.pipeline.messages import COMMIT, FORWARD, TARGETS
+from distqatd.pipeline.messages import COMMIT, FORWARD, TARGETS, CommitCall
 from distqatd.pipeline.runner import evaluate
+from tests.support.inline_executor import InlineExecutor
 from tests.support.pipelines import Pipeline, batch, train_plain
 
 SPLITS = [("full",), ("front", "back"), ("head", "body", "tail")]
@@ -133,6 +134,22 @@ async def test_a_repeated_commit_is_applied_once():
     await runner.flush()
     assert [m for _, _, m in pipeline.net.calls].count(COMMIT) == 4
     assert pipeline.hosted["back.0.0.0"].expert.inner_step == 1
+
+
+async def test_a_commit_whose_link_died_while_it_was_applied_is_applied_once():
+    pipeline = Pipeline("full", executor=lambda: InlineExecutor(0.05))
+    runner = pipeline.runner()
+    await runner.open()
+    await runner.step(batch(0), 0)
+    hosted = pipeline.hosted["full.0.0.0"]
+    call = CommitCall(hosted.uid, runner.session, 1, 8, 0)
+    first = asyncio.ensure_future(hosted.commit(call))
+    await asyncio.sleep(0.02)  # the work has begun
+    first.cancel()
+    await asyncio.sleep(0)
+    await hosted.commit(call)
+    assert hosted.expert.inner_step == 1
+    assert hosted.session.applied == 1
 
 
 async def test_steps_wait_while_an_expert_is_in_a_round():
