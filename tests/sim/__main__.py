@@ -14,7 +14,8 @@ from tests.sim.trace import Trace
 def main(arguments: list[str]) -> int:
     """Run what the command line asks for; return the exit status."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.DEBUG if options.trace else logging.CRITICAL)
+    # What daemons log is part of a replay, and noise in a sweep.
+    logging.basicConfig(level=logging.DEBUG if options.trace else logging.CRITICAL + 1)
     if options.list:
         print("\n".join(scenarios()))
         return 0

@@ -13,6 +13,7 @@ from distqatd.base.rng import seeded_rng
 from tests.sim.host import Host
 from tests.sim.loop import START_S, VirtualLoop
 from tests.sim.network import Network, Weather
+from tests.sim.streams import SimStream
 from tests.sim.trace import Trace
 from tests.sim.transport import SimTransport
 
@@ -70,14 +71,22 @@ class Sim:
         self.partition([host])
         host.crash()
 
+    def reset_links(self, one: Host, other: Host) -> None:
+        """Break all streams between two machines, as a middlebox that lost its state does."""
+        for end in [each for each in one.sockets if isinstance(each, SimStream)]:
+            if end.remote.host == other.ip:
+                end.break_both()
+
     def note(self, text: str) -> None:
         """Add a line of the scenario's own to the trace."""
         self.net.record("note", text)
 
     def check(self, condition: object, message: str) -> None:
-        """Fail the simulation unless `condition` holds."""
+        """Fail the simulation unless `condition` holds, whoever catches what this raises."""
         if not condition:
-            raise Violation(message)
+            violation = Violation(message)
+            self.loop.fail(violation)
+            raise violation
 
     async def until(
         self, condition: Callable[[], object], *, within_s: float, what: str, every_s: float = 0.05

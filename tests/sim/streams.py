@@ -83,6 +83,11 @@ class SimStream:
         """Do what `close` does, which never has to wait here."""
         self._end("eof", "closed here")
 
+    def break_both(self) -> None:
+        """Reset both ends, from outside."""
+        self._put_on_the_way("reset")
+        self.other._put_on_the_way("reset")
+
     def _end(self, last: Item, why: str) -> None:
         if self._closed:
             return
@@ -203,9 +208,9 @@ class SimListener:
             self._network.loop.fail(error)
 
     def abort(self) -> None:
-        """Stop listening at once."""
-        self._network.listeners.pop((self.address.host, self.address.port), None)
-        self._sockets.pop(self, None)
+        """Stop listening at once; a second time does nothing, the port may be another's by then."""
+        if self._sockets.pop(self, self) is None:
+            del self._network.listeners[self.address.host, self.address.port]
 
     async def close(self) -> None:
         """Stop listening and end the tasks of accepted streams."""

@@ -7,7 +7,7 @@ import pytest
 from distqatd.base.errors import ConnectionClosed, DialError
 from tests.sim.host import Host
 from tests.sim.sim import Sim, run
-from tests.support.sim_pair import PORT, dial, pair, read, serve
+from tests.support.sim_pair import PORT, dial, echo, pair, read, serve
 
 
 def test_a_crash_resets_streams_and_a_restart_serves_again_with_the_same_disk() -> None:
@@ -151,5 +151,28 @@ def test_timers_that_outlive_a_crash_can_neither_send_nor_start_tasks() -> None:
         await asyncio.sleep(10)
         assert acted == []
         assert sim.net.counts["datagrams sent"] == 0
+
+    run(scenario, 1)
+
+
+def test_the_late_cleanup_of_a_crashed_program_leaves_its_successors_port_alone() -> None:
+    async def scenario(sim: Sim) -> None:
+        client, server = sim.host(), sim.host()
+
+        async def main(host: Host) -> None:
+            listener = await host.transport.listen("", PORT, echo)
+            endpoint = await host.transport.datagrams("", PORT, asyncio.DatagramProtocol())
+            try:
+                await asyncio.sleep(1000)
+            finally:
+                endpoint.close()
+                await listener.close()
+
+        server.start(main)
+        await asyncio.sleep(1)
+        server.restart()
+        await asyncio.sleep(1)
+        await dial(client, server)
+        assert (server.ip, PORT) in sim.net.endpoints
 
     run(scenario, 1)
