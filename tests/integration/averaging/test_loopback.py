@@ -1,0 +1,167 @@
+"""Rounds and state transfer between real pools, over TLS on loopback, with compute threads."""
+
+import asyncio
+
+import pytest
+import torch
+
+from distqatd.averaging.averager import Averager
+from distqatd.averaging.records import Committed
+from distqatd.averaging.roster import Member
+from distqatd.averaging.state import Donors, fetch_state
+from distqatd.base.clock import SystemClock
+from distqatd.base.errors import RoundAborted
+from distqatd.base.events import EventLog
+from distqatd.base.ids import make_uid
+from distqatd.base.rng import seeded_rng, system_rng
+from distqatd.compute.executor import DeviceExecutor
+from distqatd.compute.results import Snapshot
+from distqatd.config.sections import DilocoConfig
+from distqatd.identity.keys import Identity
+from distqatd.identity.swarm import open_swarm
+from distqatd.identity.tls import contexts
+from distqatd.net.pool import Pool, PoolLimits
+from distqatd.net.rpc import Hello
+from distqatd.net.tcp import TcpTransport
+from distqatd.optim.digest import digest
+from tests.support.averaging_swarm import Gift
+
+pytestmark = pytest.mark.integration
+
+SIZE = 2_000_003  # 8 MB, so that every slice has several chunks
+
+
+class Peer:
+    """A daemon's network, averager and donor side for one expert."""
+
+    def __init__(self, index: int, codec: str) -> None:
+        self.uid = make_uid("tail", index)
+        identity = Identity.generate(seeded_rng("averaging", index))
+        self.peer_id = identity.peer_id
+        hello = Hello(self.peer_id, "s", "", "", ("expert",), (), 1, 1, 0)
+        clock = SystemClock()
+        self.events = EventLog(clock)
+        transport = TcpTransport(contexts(identity, open_swarm("averaging")))
+        self.pool = Pool(
+            self.peer_id,
+            lambda: hello,
+            transport,
+            PoolLimits(),
+            clock,
+            system_rng(),
+            self.events,
+        )
+        self.executor = DeviceExecutor("test", 1)
+        config = DilocoConfig(averaging_timeout=20.0, codec=codec)
+        self.averager = Averager(self.pool, self.executor, config, clock, system_rng(), self.events)
+        self.donors = Donors(self.pool, self.executor)
+
+
+class Peers:
+    """Some peers that all know each other."""
+
+    def __init__(self, num: int, codec: str = "fp32") -> None:
+        self.all = [Peer(index, codec) for index in range(num)]
+        self._pools: list[asyncio.Task[None]] = []
+        self._averagers: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> list[Peer]:
+        loop = asyncio.get_running_loop()
+        addresses = []
+        for peer in self.all:
+            self._pools.append(loop.create_task(peer.pool.run()))
+            self._averagers.append(loop.create_task(peer.averager.run()))
+            await asyncio.sleep(0)
+            addresses.append(await peer.pool.start_listening("127.0.0.1", 0))
+            peer.averager.attach(peer.uid, "tail", self._roster)
+        for peer in self.all:
+            for other, address in zip(self.all, addresses, strict=True):
+                if other is not peer:
+                    peer.pool.learn(other.peer_id, [address])
+        return self.all
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._averagers:
+            task.cancel()
+        for peer in self.all:
+            await peer.pool.close()
+        await asyncio.wait([*self._pools, *self._averagers])
+        for peer in self.all:
+            peer.executor.close()
+
+    def _roster(self) -> tuple[Member, ...]:
+        return tuple(Member(peer.uid, peer.peer_id, 0, "anchor") for peer in self.all)
+
+
+def gift(index: int) -> Gift:
+    values = torch.randn(SIZE, generator=torch.Generator().manual_seed(index))
+    return Gift(values, samples=index + 1)
+
+
+async def attempt(peer: Peer, own: Gift) -> Committed | RoundAborted:
+    try:
+        return await peer.averager.round(peer.uid, own)
+    except RoundAborted as error:
+        return error
+
+
+@pytest.mark.parametrize("codec", ["fp32", "bf16"])
+async def test_three_replicas_commit_the_same_bits(codec: str) -> None:
+    gifts = [gift(index) for index in range(3)]
+    mean = torch.zeros(SIZE)
+    for own in gifts:
+        mean += own.pseudo_gradient * (own.samples / 6)
+    async with Peers(3, codec) as peers:
+        async with asyncio.TaskGroup() as tasks:
+            rounds = [
+                tasks.create_task(attempt(peer, own))
+                for peer, own in zip(peers, gifts, strict=True)
+            ]
+        outcomes = [task.result() for task in rounds]
+    assert all(isinstance(outcome, Committed) for outcome in outcomes), outcomes
+    assert len({outcome.digest for outcome in outcomes}) == 1
+    if codec == "fp32":
+        assert torch.equal(outcomes[0].mean, mean)
+    else:
+        assert float((outcomes[0].mean - mean).abs().max()) < 0.05
+    sent = sum(outcome.bytes_sent for outcome in outcomes)
+    assert sent == pytest.approx(4 * SIZE * (4 if codec == "fp32" else 2), rel=0.001)
+
+
+async def test_a_member_that_gives_up_mid_round_is_named_by_all_others() -> None:
+    async with Peers(3) as peers:
+        victim = peers[2]
+        exchanging = asyncio.Event()
+        call = victim.pool.call
+
+        async def call_and_tell(peer, method, message, **options):
+            if method == "averaging.chunk":
+                exchanging.set()
+            return await call(peer, method, message, **options)
+
+        victim.pool.call = call_and_tell
+        began = asyncio.get_running_loop().time()
+        async with asyncio.TaskGroup() as tasks:
+            rounds = [
+                tasks.create_task(attempt(peer, gift(index))) for index, peer in enumerate(peers)
+            ]
+            await exchanging.wait()
+            rounds[2].cancel()
+        took_s = asyncio.get_running_loop().time() - began
+        outcomes = [task.result() for task in rounds[:2]]
+    assert all(victim.uid in str(outcome) for outcome in outcomes), outcomes
+    assert took_s < 5, "this is noticed at once, not after the timeout"
+
+
+async def test_a_joiner_gets_the_state_from_two_donors() -> None:
+    tensors = {"anchor": torch.randn(SIZE), "momentum": torch.randn(SIZE)}
+    held = Snapshot(4, digest(tensors["anchor"]), "layout", tensors, {"int_buffers": {}})
+    async with Peers(3) as peers:
+        sources = []
+        for donor in peers[:2]:
+            donor.donors.attach(donor.uid, lambda: held)
+            sources.append((donor.uid, donor.peer_id))
+        joiner = peers[2]
+        found = await fetch_state(joiner.pool, sources, joiner.events, joiner.executor)
+    assert found.outer_step == 4
+    assert all(torch.equal(found.tensors[name], tensors[name]) for name in tensors)
