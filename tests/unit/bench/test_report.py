@@ -36,7 +36,7 @@ def test_the_table_groups_rows_by_their_columns_and_judges_ratios():
     table = filled().as_table()
     assert table.count("best_mib_per_s") == 1
     assert "plain_1mib_vs_raw     0.85  >= 0.8 met" in table
-    assert table.splitlines()[-1] == "rtt_1kib_tls_vs_ssl  2.5"
+    assert table.splitlines()[-1] == "rtt_1kib_tls_vs_ssl    2.5"
 
 
 @pytest.mark.parametrize(
