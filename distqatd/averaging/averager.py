@@ -98,15 +98,14 @@ class Averager:
         """Decide whether an expert must take over a newer state before it can go on."""
         seat = self._service.seat(uid)
         step, _ = seat.position()
-        newest = max((m.outer_step, m.uid) for m in seat.roster()) if seat.roster() else (step, uid)
-        newest = max(newest, seat.newest or newest)
-        text = f"{uid} is at outer step {step}, {newest[1]} at {newest[0]}"
-        return Decision(newest[0] > step, text)
+        newest, who = seat.newest(now(), self._tools.config.averaging_timeout)
+        return Decision(newest > step, f"{uid} is at outer step {step}, {who} at {newest}")
 
     async def round(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
         """Take the next outer step together with the other replicas, or not at all.
 
-        A caller that cancels this after the vote may miss a step that the others take.
+        Takes `averaging_timeout` at most, and longer only while leaders fall silent one after the
+        other. A caller that cancels this after the vote may miss a step that the others take.
 
         Args:
             uid: an attached expert.
@@ -166,13 +165,11 @@ class Averager:
     # Rounds.
 
     def _check_newest(self, seat: Seat, contribution: ContributionLike) -> None:
-        for member in seat.roster():
-            seat.heard(member.uid, member.outer_step)
-        if seat.newest is not None and seat.newest[0] > contribution.outer_step:
-            step, who = seat.newest
+        newest, who = seat.newest(now(), self._tools.config.averaging_timeout)
+        if newest > contribution.outer_step:
             raise RoundAborted(
                 f"{seat.uid} is behind at outer step {contribution.outer_step}:"
-                f" {who} is at {step}; it must take over the newer state"
+                f" {who} is at {newest}; it must take over the newer state"
             )
 
     def _is_alone(self, seat: Seat, contribution: ContributionLike) -> bool:

@@ -17,12 +17,14 @@ class Agreement:
         majority: the digest that most hold; of equally many, the smallest.
         holders: who holds it; a replica that is not among them takes its state from one of them.
         silent: who did not answer.
+        dissenters: who holds another digest than the majority.
     """
 
     identical: bool
     majority: str
     holders: tuple[ExpertUid, ...]
     silent: tuple[ExpertUid, ...] = ()
+    dissenters: tuple[ExpertUid, ...] = ()
 
 
 def agree(digests: Mapping[ExpertUid, str], silent: tuple[ExpertUid, ...]) -> Agreement:
@@ -30,7 +32,8 @@ def agree(digests: Mapping[ExpertUid, str], silent: tuple[ExpertUid, ...]) -> Ag
     counts = Counter(digests.values())
     majority = min(counts, key=lambda digest: (-counts[digest], digest))
     holders = tuple(sorted(uid for uid, digest in digests.items() if digest == majority))
-    return Agreement(len(counts) == 1 and not silent, majority, holders, silent)
+    dissenters = tuple(sorted(digests.keys() - set(holders)))
+    return Agreement(not dissenters and not silent, majority, holders, silent, dissenters)
 
 
 class DigestBook:

@@ -22,7 +22,7 @@ from distqatd.averaging.messages import (
     take,
 )
 from distqatd.averaging.plan import Plan
-from distqatd.averaging.records import Committed
+from distqatd.averaging.records import Committed, committed
 from distqatd.averaging.roster import leader_order
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import until, wait_until
@@ -266,13 +266,13 @@ class MemberRound:
             return self._aborted_before_vote()
         self._stand = Stand.VOTED
         answered = await until(self._send_vote(vote), self._verdict)
-        if fault is not None and not self._verdict.done():
-            await asyncio.wait([self._verdict], timeout=self._tools.margin_s)
-            if not self._verdict.done():
-                text = f"{', '.join(fault.blamed)} failed: {fault.reason}"
-                self._conclude(aborted(self._round_id, text))
-        if not self._verdict.done():
+        if fault is None:
             await self._await_verdict(ask_now=not answered)
+        else:
+            # The leader may know better whose fault it was; that it aborts is certain.
+            await asyncio.wait([self._verdict], timeout=self._tools.margin_s)
+            text = f"{', '.join(fault.blamed)} failed: {fault.reason}"
+            self._conclude(aborted(self._round_id, text))
         return self._checked(vote)
 
     def _aborted_before_vote(self) -> Verdict:
@@ -290,9 +290,9 @@ class MemberRound:
     async def _send_vote(self, vote: Vote) -> bool:
         if self._leader_peer is None:
             return False
-        body = {**vote.to_body(), "to": self.leader}
+        body, left_s = {**vote.to_body(), "to": self.leader}, max(0.1, self._deadline - now())
         try:
-            await self._call(self._leader_peer, VOTE, body, max(0.1, self._deadline - now()))
+            await self._call(self._leader_peer, VOTE, body, left_s)
         except DistqatError as error:
             self._leader_gone = self._leader_gone or str(error)
             return False
@@ -328,28 +328,18 @@ class MemberRound:
             )
         verdict = self._verdict.result()
         if verdict.committed and verdict.digest != vote.digest:
-            raise RoundAborted(
-                f"committed with digest {verdict.digest[:12]}, we hold {vote.digest[:12]}"
-            )
+            raise RoundAborted(f"committed with {verdict.digest[:12]}, we hold {vote.digest[:12]}")
         return verdict
 
     def _committed(self, verdict: Verdict, seconds: float) -> Committed:
         plan, butterfly = self.plan, self._butterfly
         if plan is None or butterfly is None:
             raise RoundAborted(f"round {verdict.round_id} committed before its plan came")
-        return Committed(
-            butterfly.mean,
-            plan.outer_step + 1,
-            plan.uids,
-            plan.weights,
-            plan.int_buffers,
-            verdict.digest,
-            butterfly.bytes_sent,
-            seconds,
-        )
+        sent = butterfly.bytes_sent
+        return committed(plan, butterfly.mean, verdict.digest, sent, seconds)
 
     async def _call(
         self, peer_id: PeerId, method: str, body: dict[str, Any], timeout_s: float = 0.0
     ) -> Message:
-        timeout_s = timeout_s or self._tools.margin_s
-        return await self._tools.rpc.call(peer_id, method, Message(body), timeout_s=timeout_s)
+        wait_s = timeout_s or self._tools.margin_s
+        return await self._tools.rpc.call(peer_id, method, Message(body), timeout_s=wait_s)

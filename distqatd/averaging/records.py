@@ -8,6 +8,7 @@ from typing import Literal, Protocol
 from torch import Tensor
 
 from distqatd.averaging.messages import Verdict
+from distqatd.averaging.plan import Plan
 from distqatd.base.ids import ExpertUid
 
 
@@ -50,7 +51,7 @@ class Committed:
 
     Attributes:
         mean: weighted mean pseudo-gradient, float32, 1-D, CPU; the caller owns it.
-        outer_step: the contributions' outer step; the anchor it leads to is the next one.
+        outer_step: the one this makes: that of the contributions + 1.
         members: who took part, in the order of the plan.
         weights: share of each in `mean`.
         int_buffers: the largest value of each integer buffer.
@@ -67,6 +68,12 @@ class Committed:
     digest: str
     bytes_sent: int
     seconds: float
+
+
+def committed(plan: Plan, mean: Tensor, digest: str, bytes_sent: int, seconds: float) -> Committed:
+    """Return what the members of `plan` have committed."""
+    step, ints = plan.outer_step + 1, plan.int_buffers
+    return Committed(mean, step, plan.uids, plan.weights, ints, digest, bytes_sent, seconds)
 
 
 @dataclass(frozen=True, slots=True)

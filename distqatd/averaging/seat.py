@@ -37,7 +37,7 @@ class Seat:
         finished: outer step of the last anchor that a committed round has left behind.
         arrivals_s: of past rounds it led, for the adaptive grace.
         committed: last outer step taken here and who took it.
-        newest: the highest outer step heard of in the stage, and from whom.
+        heard: the highest outer step a member said it has, who it was, and when.
     """
 
     uid: ExpertUid
@@ -49,12 +49,25 @@ class Seat:
     finished: int = -1
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
-    newest: tuple[int, ExpertUid] | None = None
+    heard: tuple[int, ExpertUid, float] | None = None
 
-    def heard(self, uid: ExpertUid, outer_step: int) -> None:
+    def hear(self, uid: ExpertUid, outer_step: int, now: float) -> None:
         """Note the outer step that a member says it has reached."""
-        if self.newest is None or outer_step > self.newest[0]:
-            self.newest = (outer_step, uid)
+        if self.heard is None or outer_step >= self.heard[0]:
+            self.heard = (outer_step, uid, now)
+
+    def newest(self, now: float, max_age_s: float) -> tuple[int, ExpertUid]:
+        """Return the highest outer step in the stage and who has it.
+
+        What was heard counts for `max_age_s` and while its source is in the roster: a replica that
+        took a step alone and is gone must not hold up the others for ever.
+        """
+        roster = self.roster()
+        known = [(member.outer_step, member.uid) for member in roster] or [(-1, self.uid)]
+        if self.heard is not None and now - self.heard[2] < max_age_s:
+            step, uid, _ = self.heard
+            known += [(step, uid) for member in roster if member.uid == uid]
+        return max(known)
 
     def position(self) -> tuple[int, str]:
         """Return our outer step and anchor digest; after a commit the digest is "" until applied.

@@ -108,7 +108,7 @@ class RoundService:
             self._tools,
             seat.uid,
             LeaderRound(round_id, first, seat.roster(), terms, now()),
-            seat.heard,
+            lambda uid, step: seat.hear(uid, step, now()),
         )
         seat.leading[round_id] = led
         self._tools.events.emit(
@@ -131,7 +131,7 @@ class RoundService:
             raise RemoteProtocolError(f"{ready.uid} serves {ready.stage}, {seat.uid} {seat.stage}")
         state, step = seat.compare(ready.outer_step, ready.anchor_digest)
         if state == messages.BEHIND:
-            seat.heard(ready.uid, ready.outer_step)
+            seat.hear(ready.uid, ready.outer_step, now())
         if state != messages.COMING:
             return {"state": state, "step": step}
         led = self.led(seat, ready.outer_step, ready.anchor_digest) or self._lead(seat, ready)
@@ -144,7 +144,7 @@ class RoundService:
         step = take(body, "step", int)
         state, own_step = seat.compare(step, take(body, "anchor", str))
         if state == messages.BEHIND:
-            seat.heard(take_uid(body, "from"), step)
+            seat.hear(take_uid(body, "from"), step, now())
         if state == messages.COMING and seat.active is not None:
             state = messages.JOINED
         elif state == messages.COMING and seat.on_open is not None:
@@ -177,7 +177,7 @@ class RoundService:
     def _on_digest(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
         other, step = take_uid(body, "from"), take(body, "step", int)
-        seat.heard(other, step)
+        seat.hear(other, step, now())
         self.digests.note(seat.uid, step, other, take(body, "digest", str))
         return {"digest": self.digests.get(seat.uid, step).get(seat.uid, "")}
 

@@ -67,7 +67,7 @@ class Replica:
     uid: ExpertUid
     rpc: MemoryRpc
     averager: Averager
-    events: EventLog
+    executor: InlineExecutor
     step: int = 0
     anchor: str = "anchor"
     opened: list[tuple[int, float]] = field(default_factory=list)
@@ -91,8 +91,9 @@ class Swarm:
         rpc = self.network.peer(f"peer{index}")
         events = EventLog(FixedClock())
         rng = seeded_rng(seed, index)
-        averager = Averager(rpc, InlineExecutor(), self.config, FixedClock(), rng, events)
-        return Replica(make_uid(STAGE, index), rpc, averager, events)
+        executor = InlineExecutor()
+        averager = Averager(rpc, executor, self.config, FixedClock(), rng, events)
+        return Replica(make_uid(STAGE, index), rpc, averager, executor)
 
     async def __aenter__(self) -> "Swarm":
         loop = asyncio.get_running_loop()

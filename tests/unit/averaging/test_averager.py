@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distqatd.averaging.records import Committed
-from distqatd.base.errors import RoundAborted
-from tests.support.averaging_swarm import Gift, Swarm, gifts, on_virtual_time
+from distqatd.averaging.roster import Member
+from distqatd.base.errors import ExpertNotFound, RoundAborted
+from tests.support.averaging_swarm import STAGE, Gift, Swarm, gifts, on_virtual_time
 
 
 def dense_mean(brought: list[Gift]) -> torch.Tensor:
@@ -355,5 +356,134 @@ def test_a_waiting_round_says_whom_it_waits_for() -> None:
             assert waiting[0].waiting_for == (swarm.replicas[1 - index].uid,)
             assert waiting[0].phase == "gathering"
             assert leader.averager.waiting() == ()
+
+    on_virtual_time(scenario())
+
+
+def test_a_replica_that_is_gone_with_a_newer_step_holds_nobody_up_for_ever() -> None:
+    async def scenario() -> None:
+        async with Swarm(3) as swarm:
+            ahead = swarm.replicas[2]
+            ahead.step = 1  # it alone took the step
+            outcomes = await swarm.round([*gifts(3)[:2], None])
+            assert all(isinstance(outcome, RoundAborted) for outcome in outcomes[:2])
+            swarm.network.cut(ahead.rpc.peer_id)
+            ahead.step = 0  # its newer record is gone, an old one is still there
+            await asyncio.sleep(swarm.config.averaging_timeout + 1)
+            outcomes = await swarm.round([*gifts(3)[:2], None])
+            assert all(isinstance(outcome, Committed) for outcome in outcomes[:2])
+
+    on_virtual_time(scenario())
+
+
+def test_two_replicas_on_one_daemon_average_like_any_others() -> None:
+    async def scenario() -> None:
+        async with Swarm(1) as swarm:
+            (daemon,) = swarm.replicas
+            twin = "tail.0.1.0"
+
+            def roster() -> tuple[Member, ...]:
+                peer = daemon.rpc.peer_id
+                return tuple(Member(uid, peer, 0, "anchor") for uid in (daemon.uid, twin))
+
+            daemon.averager.attach(daemon.uid, STAGE, roster)
+            daemon.averager.attach(twin, STAGE, roster)
+            brought = gifts(2, 5000)
+            async with asyncio.TaskGroup() as tasks:
+                rounds = [
+                    tasks.create_task(daemon.averager.round(uid, gift))
+                    for uid, gift in zip((daemon.uid, twin), brought, strict=True)
+                ]
+            for task in rounds:
+                assert torch.equal(task.result().mean, dense_mean(brought))
+            assert torch.equal(brought[0].pseudo_gradient, gifts(2, 5000)[0].pseudo_gradient)
+            assert swarm.network.calls == []
+
+    on_virtual_time(scenario())
+
+
+def test_an_expert_that_is_detached_while_it_leads_ends_its_rounds() -> None:
+    async def scenario() -> None:
+        async with Swarm(3) as swarm:
+            leader = swarm.order()[0]
+            brought = [None if r is leader else gifts(3)[i] for i, r in enumerate(swarm.replicas)]
+            loop = asyncio.get_running_loop()
+            loop.call_later(1.0, leader.averager.detach, leader.uid)
+            outcomes = [o for o in await swarm.round(brought) if o is not None]
+            assert all(f"leader {leader.uid} leaves" in str(outcome) for outcome in outcomes)
+            with pytest.raises(ExpertNotFound):
+                await leader.averager.round(leader.uid, gifts(1)[0])
+
+    on_virtual_time(scenario())
+
+
+def test_a_second_call_while_a_round_runs_is_refused() -> None:
+    async def scenario() -> None:
+        async with Swarm(2) as swarm:
+            one = swarm.replicas[0]
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(swarm.round([gifts(2)[0], None]))
+                await asyncio.sleep(1.0)
+                with pytest.raises(RoundAborted, match="in a round already"):
+                    await one.averager.round(one.uid, gifts(2)[0])
+
+    on_virtual_time(scenario())
+
+
+def test_a_caller_that_gives_up_leaves_nothing_behind() -> None:
+    async def scenario() -> None:
+        async with Swarm(2) as swarm:
+            one = swarm.replicas[0]
+            task = asyncio.get_running_loop().create_task(one.averager.round(one.uid, gifts(2)[0]))
+            await asyncio.sleep(1.0)
+            task.cancel()
+            await asyncio.wait([task])
+            await asyncio.sleep(swarm.config.averaging_timeout)
+            assert all(replica.averager.waiting() == () for replica in swarm.replicas)
+            outcomes = await swarm.round(gifts(2))
+            assert all(isinstance(outcome, Committed) for outcome in outcomes)
+
+    on_virtual_time(scenario())
+
+
+def test_rounds_follow_each_other_step_by_step() -> None:
+    async def scenario() -> None:
+        async with Swarm(3) as swarm:
+            for step in range(12):
+                brought = gifts(3)
+                for gift in brought:
+                    gift.outer_step, gift.anchor_digest = step, f"anchor{step}"
+                for replica in swarm.replicas:
+                    replica.step, replica.anchor = step, f"anchor{step}"
+                outcomes = await swarm.round(brought, [0.0, 2.0, 3.0])
+                assert [outcome.outer_step for outcome in outcomes] == [step + 1] * 3
+            await asyncio.sleep(1.0)  # the last verdict may still be on its way
+            records = swarm.replicas[0].averager.rounds
+            assert [record.outer_step for record in records] == list(range(1, 13))
+            seats = [r.averager._service.seats[r.uid] for r in swarm.replicas]
+            assert all(not seat.leading for seat in seats)
+            assert any(seat.arrivals_s for seat in seats)
+
+    on_virtual_time(scenario())
+
+
+def test_a_member_whose_records_are_ahead_of_its_peers_can_lead_the_next_step() -> None:
+    """One replica applies a commit faster than the other; the slow one must not refuse it."""
+
+    async def scenario() -> None:
+        async with Swarm(2) as swarm:
+            await swarm.round(gifts(2))
+            fast = gifts(2)
+            for gift in fast:
+                gift.outer_step, gift.anchor_digest = 1, "next"
+            swarm.replicas[0].step, swarm.replicas[0].anchor = 1, "next"
+            # Replica 1 has not applied yet: its roster entry still says step 0.
+            async with asyncio.TaskGroup() as tasks:
+                first = tasks.create_task(swarm.round([fast[0], None]))
+                await asyncio.sleep(3.0)
+                swarm.replicas[1].step, swarm.replicas[1].anchor = 1, "next"
+                second = tasks.create_task(swarm.round([None, fast[1]]))
+            assert isinstance(first.result()[0], Committed)
+            assert isinstance(second.result()[1], Committed)
 
     on_virtual_time(scenario())

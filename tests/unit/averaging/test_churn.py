@@ -9,8 +9,14 @@ import asyncio
 from random import Random
 
 import pytest
+import torch
 
+from distqatd.averaging import member
+from distqatd.averaging.butterfly import Butterfly, weighted_mean
+from distqatd.averaging.member import MemberRound, Stand
+from distqatd.averaging.messages import Verdict
 from distqatd.averaging.records import Committed
+from distqatd.averaging.round import LeaderRound
 from distqatd.base.rng import seeded_rng
 from tests.support.averaging_swarm import Replica, Swarm, gifts, on_virtual_time
 
@@ -34,6 +40,8 @@ async def scenario(seed: int) -> None:
             for replica in swarm.replicas:
                 delay_s = rng.choice([0.0, 0.01, rng.uniform(0, 1), rng.uniform(0, 3)])
                 swarm.network.delay(f"averaging.{method}", delay_s, to=replica.rpc.peer_id)
+        for replica in swarm.replicas:
+            replica.executor.cost_s = rng.choice([0.0, 0.0, rng.uniform(0, 2)])
         victims = rng.sample(swarm.replicas, rng.randint(0, min(2, num - 1)))
         delays_s = [rng.uniform(0, 5) for _ in range(num)]
         async with asyncio.TaskGroup() as tasks:
@@ -63,3 +71,74 @@ def test_no_schedule_makes_replicas_differ(block: int) -> None:
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+def fails(seeds: int = 200) -> bool:
+    """Return whether any schedule shows a bug."""
+    for seed in range(seeds):
+        try:
+            on_virtual_time(scenario(seed))
+        except AssertionError:
+            return True
+    return False
+
+
+def test_a_leader_that_commits_without_the_last_vote_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decide = LeaderRound._decide
+
+    def hasty(self: LeaderRound, now: float) -> None:
+        if self.plan is not None and len(self._votes) == len(self.plan.uids) - 1 > 0:
+            digest = next(iter(self._votes.values()))
+            self._end(Verdict(self.round_id, committed=True, reason="hasty", digest=digest))
+        else:
+            decide(self, now)
+
+    monkeypatch.setattr(LeaderRound, "_decide", hasty)
+    assert fails()
+
+
+def test_a_member_that_does_not_ask_after_its_leader_died_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def nothing(*_: object) -> None:
+        """Ask nobody."""
+
+    monkeypatch.setattr(member, "ask_all", nothing)
+    assert fails(1000)
+
+
+def test_a_member_that_leaves_a_round_it_has_voted_in_is_caught(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lost = MemberRound._lost_leader
+
+    def rash(self: MemberRound, reason: str) -> None:
+        lost(self, reason)
+        if self._stand is Stand.VOTED:
+            self._conclude(Verdict(self._round_id, committed=False, reason=reason))
+
+    monkeypatch.setattr(MemberRound, "_lost_leader", rash)
+    assert fails(1000)
+
+
+def test_an_owner_that_keeps_its_own_precision_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work_without_decoding(self: Butterfly, chunk: int):
+        start, stop = self._table.chunks[chunk]
+        contributions = self._table.take_chunk(chunk)
+
+        def work() -> torch.Tensor:
+            self.mean[start:stop] = weighted_mean(contributions, self._weights, stop - start)
+            return self._codec.encode(self.mean[start:stop])
+
+        return work
+
+    async def one_round() -> list[object]:
+        async with Swarm(3, codec="bf16") as swarm:
+            return await swarm.round(gifts(3, 5000))
+
+    assert all(isinstance(outcome, Committed) for outcome in on_virtual_time(one_round()))
+    monkeypatch.setattr(Butterfly, "_reduce_work", work_without_decoding)
+    for outcome in on_virtual_time(one_round()):
+        assert "members hold different means" in str(outcome)
