@@ -48,8 +48,10 @@ class HostedExpert:
         diloco: DilocoConfig,
         pipeline: ModelPipelineConfig,
         task: Task,
+        max_in_flight: int = 32,
     ) -> None:
         self.uid = uid
+        self._in_flight = asyncio.Semaphore(max_in_flight)
         self._task = task
         self.expert = expert
         self._executor = executor
@@ -119,22 +121,29 @@ class HostedExpert:
         """Run a microbatch through this stage and all later ones; reply with input gradients."""
         session = self._session(call.session)
         await self._turn(session, call.step, call.microbatch)
-        if session.is_last and not session.loss_at_trainer:
-            grads = await self._loss_step(session, call, inputs)
-        else:
-            outputs = await self._compute(
-                session,
-                lambda: self.expert.forward(call.microbatch, inputs, call.seed),
-                PRIORITY_FORWARD,
-            )
-            returned = await self._ask_gradients(session, call, outputs)
-            grads = await self._compute(
-                session,
-                lambda: self.expert.backward(call.microbatch, returned),
-                PRIORITY_BACKWARD,
-            )
+        # What waits here holds its inputs, but no activations yet: that is what is bounded.
+        async with self._in_flight:
+            grads = await self._pass(session, call, inputs)
         session.finish(call.microbatch)
         return pack_gradients(() if session.is_first else grads)
+
+    async def _pass(
+        self, session: Session, call: m.MicrobatchCall, inputs: tuple[Tensor, ...]
+    ) -> tuple[Tensor | None, ...]:
+        """Forward, whatever comes after this stage, backward; return the inputs' gradients."""
+        if session.is_last and not session.loss_at_trainer:
+            return await self._loss_step(session, call, inputs)
+        outputs = await self._compute(
+            session,
+            lambda: self.expert.forward(call.microbatch, inputs, call.seed),
+            PRIORITY_FORWARD,
+        )
+        returned = await self._ask_gradients(session, call, outputs)
+        return await self._compute(
+            session,
+            lambda: self.expert.backward(call.microbatch, returned),
+            PRIORITY_BACKWARD,
+        )
 
     async def _ask_gradients(
         self, session: Session, call: m.MicrobatchCall, outputs: tuple[Tensor, ...]

@@ -16,6 +16,9 @@ from distqatd.pipeline.messages import SessionId
 from distqatd.swarm.routes import Route
 
 READY = "ready"
+MAX_AHEAD = 2
+"""A trainer sends the next step while one is committed, never more: it bounds what is held."""
+
 HOLD = "hold"
 """Answers of `admit`: start the work now, or wait until something changes."""
 
@@ -68,6 +71,8 @@ class Session:
         is_next = step == self.applied + 1
         if step <= self.applied or (is_next and microbatch in self.started):
             raise StepAborted(f"step {step} microbatch {microbatch} was taken already")
+        if step > self.applied + MAX_AHEAD:
+            raise StepAborted(f"step {step} is too far ahead: {self.applied} is applied")
         if not 0 <= microbatch < self.num_microbatches:
             raise StepAborted(f"microbatch {microbatch} of {self.num_microbatches}")
         return READY if is_next and not is_paused else HOLD
@@ -99,10 +104,14 @@ class Session:
         return True
 
     def commit(self, step: int) -> None:
-        """Note that the step is applied."""
-        self.applied = step
+        """Note that the step is applied.
+
+        Runs on the device's thread while `admit` may run on the loop: `applied` goes last, so
+        that no microbatch of the next step is taken for a repetition.
+        """
         self.started.clear()
         self.done.clear()
+        self.applied = step
 
     def close(self, reason: str) -> None:
         """Refuse everything of this session from now on."""

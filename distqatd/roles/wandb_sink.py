@@ -66,3 +66,4 @@ class WandbSink:
         while (item := self._waiting.get()) is not None:
             run.log(item[0], step=item[1])
         run.finish()
+        wandb.teardown()  # ends its child process, which would outlive the run

@@ -51,9 +51,11 @@ class Pipeline:
         loss_at="last_stage",
         inner_steps=1000,
         executor=InlineExecutor,
+        max_in_flight=32,
     ):
         self.net = MemoryNetwork()
         self.executor = executor
+        self.max_in_flight = max_in_flight
         self.config = stages(*names)
         self.events = EventLog(FixedClock())
         self.diloco = DilocoConfig(
@@ -89,7 +91,14 @@ class Pipeline:
             is_first=position == 0,
         )
         hosted = HostedExpert(
-            hop.uid, expert, self.executor(), rpc, self.diloco, self.model, task("cv")
+            hop.uid,
+            expert,
+            self.executor(),
+            rpc,
+            self.diloco,
+            self.model,
+            task("cv"),
+            self.max_in_flight,
         )
         StageHost(rpc, 1 << 30).attach(hosted)
         self.hosted[hop.uid] = hosted

@@ -76,3 +76,8 @@ def test_a_closed_session_refuses_work_but_still_confirms_what_it_applied():
 
 def test_sessions_are_ordered_by_fence_then_serial():
     assert SessionId(2, 9) < SessionId(3, 0) < SessionId(3, 1)
+
+
+def test_a_step_that_is_too_far_ahead_is_refused():
+    with pytest.raises(StepAborted, match="too far ahead"):
+        session().admit(3, 0, is_paused=False)

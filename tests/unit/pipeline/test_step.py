@@ -184,3 +184,11 @@ async def test_the_anchor_is_evaluated_along_the_route_and_training_is_not_distu
     assert after == before  # no outer step was taken: the anchor is what it was
     assert after["count"] == 16
     assert_same(pipeline, range(3), losses)
+
+
+async def test_more_microbatches_than_may_be_in_flight_wait_and_change_nothing():
+    pipeline = Pipeline("head", "body", "tail", num_microbatches=4, max_in_flight=1)
+    runner = pipeline.runner()
+    await runner.open()
+    losses = await run_steps(runner, range(3))
+    assert_same(pipeline, range(3), losses, 4)
