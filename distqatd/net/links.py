@@ -1,9 +1,9 @@
 """The links of a daemon, at most one in use per peer."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from distqatd.base.errors import Overloaded
+from distqatd.base.errors import DialError, DistqatError, Overloaded
 from distqatd.base.ids import PeerId
 from distqatd.net.address import Address
 from distqatd.net.connection import Connection
@@ -23,6 +23,21 @@ class LinkInfo:
     bytes_in: int
     bytes_out: int
     since_unix_s: float
+
+
+@dataclass(slots=True)
+class Dial:
+    """A dial that several callers may wait for.
+
+    Attributes:
+        lost: why the link that was in use ended meanwhile, if it did.
+    """
+
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+    outcome: Connection | DistqatError = field(
+        default_factory=lambda: DialError("the daemon is stopping")
+    )
+    lost: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from distqatd.base.clock import Clock
@@ -23,7 +23,7 @@ from distqatd.net.address import Address
 from distqatd.net.book import AddressBook, parse_advertised
 from distqatd.net.connection import Connection
 from distqatd.net.hello import mismatch
-from distqatd.net.links import LinkInfo, LinkTable
+from distqatd.net.links import Dial, LinkInfo, LinkTable
 from distqatd.net.rpc import Caller, Handler, Hello, OnLost, Sink
 from distqatd.net.server import Server
 from distqatd.net.transport import ByteStream, Listener, Transport
@@ -44,16 +44,6 @@ class PoolLimits:
     max_links: int = 512
     bytes_in_flight: int = 1 << 30
     bytes_in_flight_per_peer: int = 1 << 29
-
-
-@dataclass(slots=True)
-class _Dial:
-    """A dial that several callers may wait for."""
-
-    over: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: Connection | DistqatError = field(
-        default_factory=lambda: DialError("the daemon is stopping")
-    )
 
 
 class Pool:
@@ -89,7 +79,7 @@ class Pool:
         self._budget = Budget(limits.bytes_in_flight, limits.bytes_in_flight_per_peer)
         self._links = LinkTable(peer_id, limits.max_links)
         self._book = AddressBook()
-        self._dials: dict[PeerId, _Dial] = {}
+        self._dials: dict[PeerId, Dial] = {}
         self._outstanding: dict[PeerId, dict[int, None]] = {}
         self._next_sequence = 1
         self._on_lost: list[OnLost] = []
@@ -233,7 +223,7 @@ class Pool:
         await self._started()
         dial = self._dials.get(peer)
         if dial is None:
-            dial = _Dial()
+            dial = Dial()
             task = self._spawn(self._dial_peer(peer, dial), "dial")
             self._dials[peer] = dial
             task.add_done_callback(lambda _: self._dial_over(peer))
@@ -247,9 +237,12 @@ class Pool:
         raise type(outcome)(str(outcome)) from outcome
 
     def _dial_over(self, peer: PeerId) -> None:
-        self._dials.pop(peer).over.set()
+        dial = self._dials.pop(peer)
+        dial.over.set()
+        if dial.lost is not None and self._links.get(peer) is None:
+            self._tell_lost(peer, dial.lost)
 
-    async def _dial_peer(self, peer: PeerId, dial: "_Dial") -> None:
+    async def _dial_peer(self, peer: PeerId, dial: Dial) -> None:
         try:
             dial.outcome = await self._try_addresses(peer)
         except DistqatError as error:
@@ -330,9 +323,17 @@ class Pool:
     def _link_ended(self, link: Connection, reason: str) -> None:
         if not self._links.remove(link) or self._is_stopping:
             return
-        self._events.emit("peer.lost", degraded=True, peer=link.peer_id, reason=reason)
+        dial = self._dials.get(link.peer_id)
+        if dial is not None:
+            # The links have crossed: the peer has ended this one for ours, which is being made.
+            dial.lost = reason
+        else:
+            self._tell_lost(link.peer_id, reason)
+
+    def _tell_lost(self, peer: PeerId, reason: str) -> None:
+        self._events.emit("peer.lost", degraded=True, peer=peer, reason=reason)
         for callback in self._on_lost:
-            callback(link.peer_id, reason)
+            callback(peer, reason)
 
     async def _started(self) -> None:
         """Wait until `run` has begun: it and its first users are started side by side."""

@@ -11,7 +11,7 @@ from distqatd.base.errors import (
     RemoteProtocolError,
 )
 from distqatd.net.address import Address
-from distqatd.net.links import keeps_old
+from distqatd.net.links import Dial, keeps_old
 from distqatd.net.pool import PoolLimits
 from distqatd.wire.payload import Message
 from tests.support.links import message_of
@@ -144,6 +144,33 @@ async def test_a_simultaneous_dial_leaves_one_and_the_same_link(round_):
         assert a.lost == b.lost == []
         await ask(a, b)
         await ask(b, a)
+
+
+@pytest.mark.parametrize("stands", [True, False])
+async def test_a_link_that_ends_while_its_successor_is_made_is_lost_only_without_one(stands):
+    a, b = memory_nodes()
+    async with running(a, b):
+        b.pool.serve("m", nothing)
+        await ask(a, b)
+        [old] = a.pool._links.all()
+        gate, dial = asyncio.Event(), a.transport.dial
+
+        async def held(*args, **kwargs):
+            await gate.wait()
+            if not stands:
+                raise DialError("refused")
+            return await dial(*args, **kwargs)
+
+        a.transport.dial = held
+        async with asyncio.TaskGroup() as group:
+            group.create_task(a.pool._dial_peer(b.pool.peer_id, waiting := Dial()))
+            a.pool._dials[b.pool.peer_id] = waiting
+            await asyncio.sleep(0)
+            old.end("reset by peer")
+            assert a.lost == []
+            gate.set()
+        a.pool._dial_over(b.pool.peer_id)
+        assert a.lost == ([] if stands else [(b.pool.peer_id, "reset by peer")])
 
 
 def test_which_of_two_links_stays_is_the_same_on_both_sides():
