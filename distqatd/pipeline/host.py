@@ -23,6 +23,7 @@ class StageHost:
             (m.COMMIT, self._commit),
             (m.ABORT, self._abort),
             (m.ROUND, self._round),
+            (m.STANDING, self._standing),
         ):
             rpc.serve(method, handler)
         for method, handler in (
@@ -76,6 +77,10 @@ class StageHost:
     async def _round(self, _: Caller, message: Message) -> Message:
         hosted = self._hosted(need(message.body, "uid", str))
         return Message((await hosted.round_over()).body())
+
+    async def _standing(self, _: Caller, message: Message) -> Message:
+        hosted = self._hosted(need(message.body, "uid", str))
+        return Message(hosted.standing().body())
 
     async def _evaluate(self, _: Caller, message: Message) -> Message:
         hosted = self._hosted(need(message.body, "uid", str))

@@ -18,6 +18,7 @@ COMMIT = "pipeline.commit"
 ABORT = "pipeline.abort"
 ROUND = "pipeline.round"
 EVALUATE = "pipeline.evaluate"
+STANDING = "pipeline.standing"
 
 
 def learn_route(rpc: Rpc, route: Route) -> None:
@@ -161,7 +162,7 @@ class CommitCall:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an expert stands, in replies to OPEN, COMMIT and ROUND."""
+    """Where an expert stands, in replies to OPEN, COMMIT, ROUND and STANDING."""
 
     outer_step: int
     inner_step: int

@@ -1,6 +1,6 @@
 """What each role does with the packages below. Only `expert`, `trainer` and `baseline` need torch.
 
 Read in this order: `context` (what every role is given), `directory` (the swarm as this daemon
-sees it), `expert`, `client_calls` and `client` (pipelines and leases), `trainer`, `monitor`,
-`baseline` (the same run, unsplit, as plain torch: the oracle).
+sees it), `claim` and `expert`, `client_calls` and `client` (pipelines and leases), `trainer`,
+`monitor`, `baseline` (the same run, unsplit, as plain torch: the oracle).
 """

@@ -122,8 +122,7 @@ class ClientRole:
         """Return the trainer with the fewest pipelines; start one here if there is none at all."""
         known = {info.peer_id for info in view.trainers}
         if not known and not self._has_local_trainer:
-            self._has_local_trainer = True
-            await self._start_local_trainer()
+            await self._open_local_trainer()
         if self._has_local_trainer:
             known.add(self._context.peer_id)
         if not known:
@@ -132,6 +131,14 @@ class ClientRole:
         for pipeline in self.pipelines.values():
             load[pipeline.trainer] = load.get(pipeline.trainer, 0) + 1
         return min(known, key=lambda peer: (load[peer], peer))
+
+    async def _open_local_trainer(self) -> None:
+        try:
+            await self._start_local_trainer()
+        except DistqatError as error:
+            self._context.events.emit("trainer.unusable", degraded=True, error=str(error))
+        else:
+            self._has_local_trainer = True
 
     async def _start(self, number: int, trainer: PeerId) -> None:
         context = self._context
@@ -159,6 +166,15 @@ class ClientRole:
         return Message(self._answer(caller.peer_id, report).body())
 
     def _answer(self, trainer: PeerId, report: calls.Report) -> calls.Grant:
+        if report.fence:
+            # Whoever holds the fence has trained these, also a trainer that was taken for dead.
+            self.ledger.commit(
+                report.pipeline,
+                report.fence,
+                report.next_batch,
+                report.num_replayed,
+                report.num_skipped,
+            )
         pipeline = self.pipelines.get(report.pipeline)
         if pipeline is None or pipeline.trainer != trainer:
             return calls.Grant(0, 0, 0, (), is_over=True, reason="another trainer has the pipeline")
@@ -168,10 +184,6 @@ class ClientRole:
             self._context.directory.mark_lost(peer, f"pipeline {report.pipeline} cannot reach it")
         if report.lost:
             self._plan(self._without(report.lost))
-        if report.fence:
-            self.ledger.commit(
-                report.pipeline, report.fence, report.next_batch, report.num_replayed
-            )
         if self._is_over or report.outer_step >= self._context.config.diloco.outer_steps:
             return calls.Grant(0, 0, 0, (), is_over=True, reason="the last outer step is done")
         return self._grant(report)

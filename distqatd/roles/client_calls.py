@@ -14,7 +14,10 @@ EVALUATE = "trainer.evaluate"
 SYNC = "client.sync"
 
 SYNC_EVERY_S = 1.0
-"""A trainer reports at least this often while it trains, seconds."""
+"""A trainer reports at least this often between steps, seconds."""
+
+KEEP_IN_TOUCH_S = 5.0
+"""... and this often while a step takes longer, so that it is not taken for dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,7 @@ class Report:
         fence: of the lease it works under; 0 before the first.
         next_batch: first batch of the lease that is not committed.
         num_replayed: steps that were given up since the last report; their batches come again.
+        num_skipped: batches below `next_batch` that were given up for good since then.
         lost: peers that did not answer.
         wants_lease: whether it is at the end of its lease, or has none.
         wants_route: whether its route failed, or it has none.
@@ -35,6 +39,7 @@ class Report:
     fence: int
     next_batch: int
     num_replayed: int
+    num_skipped: int
     lost: tuple[PeerId, ...]
     wants_lease: bool
     wants_route: bool
@@ -47,6 +52,7 @@ class Report:
             "fence": self.fence,
             "next_batch": self.next_batch,
             "num_replayed": self.num_replayed,
+            "num_skipped": self.num_skipped,
             "lost": list(self.lost),
             "wants_lease": self.wants_lease,
             "wants_route": self.wants_route,
@@ -61,6 +67,7 @@ class Report:
             need(body, "fence", int),
             need(body, "next_batch", int),
             need(body, "num_replayed", int),
+            need(body, "num_skipped", int),
             tuple(PeerId(str(peer)) for peer in need(body, "lost", list)[:64]),
             need(body, "wants_lease", bool),
             need(body, "wants_route", bool),

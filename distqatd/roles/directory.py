@@ -1,7 +1,9 @@
 """The swarm as this daemon sees it: reads the DHT, keeps a view, forgets peers it saw die."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol, TypeVar
 
 from distqatd.base.errors import RecordError
@@ -24,7 +26,10 @@ R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord)
 TTL_S = 30.0
 """Records of the run live this long without a refresh, seconds."""
 
-MAX_LOST = 4096
+MAX_PEERS = 4096
+MAX_RECORDS_PER_PEER = 64
+"""Bounds of what is remembered of peers: the longest known goes, and further records are skipped.
+"""
 
 
 class StoredRecord(Protocol):
@@ -78,8 +83,8 @@ class Directory:
         self._rpc = rpc
         self._events = events
         self._run_id = run_id
-        self._lost: dict[PeerId, dict[tuple[str, str], int]] = {}
-        self._seqs: dict[PeerId, dict[tuple[str, str], int]] = {}
+        self._lost: OrderedDict[PeerId, dict[tuple[str, str], int]] = OrderedDict()
+        self._seqs: OrderedDict[PeerId, dict[tuple[str, str], int]] = OrderedDict()
         self.advanced_at: dict[str, tuple[int, float]] = {}
         self._wake = asyncio.Event()
         self._updated = asyncio.Event()
@@ -99,9 +104,9 @@ class Directory:
         """Leave the peer's present records out of the view."""
         if peer_id not in self._lost and peer_id in self._seqs:
             self._events.emit("peer.left_out", peer=peer_id, reason=reason)
-        if len(self._lost) >= MAX_LOST:
-            self._lost.pop(next(iter(self._lost)))
         self._lost[peer_id] = dict(self._seqs.get(peer_id, {}))
+        if len(self._lost) > MAX_PEERS:
+            self._lost.popitem(last=False)
         self.look_now()
 
     def _on_lost(self, peer_id: PeerId, reason: str) -> None:
@@ -109,42 +114,55 @@ class Directory:
 
     async def refresh(self) -> SwarmView:
         """Read everything about the run and return the new view."""
-        names = self.view.stage_names
+        run_id = self._run_id
         keys = {
-            "joining": r.joining_key(self._run_id),
-            "trainers": r.trainers_key(self._run_id),
-            "leases": r.leases_key(self._run_id),
+            "trainers": r.trainers_key(run_id),
+            "leases": r.leases_key(run_id),
             "peers": r.PEERS_KEY,
-            **{f"stage/{i}": r.stage_key(self._run_id, i) for i in range(len(names))},
         }
-        found: dict[str, Sequence[StoredRecord]] = {}
-
-        async def read(name: str, key: str) -> None:
-            found[name] = await self._dht.get(key)
-
-        async with asyncio.TaskGroup() as tasks:
-            for name, key in keys.items():
-                tasks.create_task(read(name, key))
-        joining = list(self._experts(keys["joining"], found["joining"]))
-        experts = [
-            expert
-            for i in range(len(names))
-            for expert in self._experts(keys[f"stage/{i}"], found[f"stage/{i}"])
-        ]
-        self.view = SwarmView(
-            stages=tuple(build_stage(name, [*experts, *joining]) for name in names),
-            joiners=tuple(joining),
-            trainers=tuple(
-                TrainerInfo(peer_id, record)
-                for peer_id, record in self._parsed(
-                    r.TrainerRecord, keys["trainers"], found["trainers"]
-                )
-            ),
-            peers=dict(self._parsed(r.PeerRecord, keys["peers"], found["peers"])),
-            leases=dict(self._parsed(r.LeaseRecord, keys["leases"], found["leases"])),
+        found = await self._read(*keys.values(), *self._expert_keys())
+        trainers = self._parsed(r.TrainerRecord, keys["trainers"], found[keys["trainers"]])
+        peers = self._parsed(r.PeerRecord, keys["peers"], found[keys["peers"]])
+        leases = self._parsed(r.LeaseRecord, keys["leases"], found[keys["leases"]])
+        self.view = replace(
+            self._with_experts(found),
+            trainers=tuple(TrainerInfo(peer_id, record) for peer_id, record in trainers),
+            peers=dict(peers),
+            leases=dict(leases),
         )
         self._note_progress()
         return self.view
+
+    async def refresh_experts(self) -> SwarmView:
+        """Read who serves and who joins, and return the view with these."""
+        self.view = self._with_experts(await self._read(*self._expert_keys()))
+        return self.view
+
+    def _expert_keys(self) -> tuple[str, ...]:
+        """Return the keys of the joiners and of each stage's experts, in this order."""
+        stages = (r.stage_key(self._run_id, i) for i in range(len(self.view.stages)))
+        return (r.joining_key(self._run_id), *stages)
+
+    async def _read(self, *keys: str) -> dict[str, Sequence[StoredRecord]]:
+        found: dict[str, Sequence[StoredRecord]] = {}
+
+        async def read(key: str) -> None:
+            found[key] = await self._dht.get(key)
+
+        async with asyncio.TaskGroup() as tasks:
+            for key in keys:
+                tasks.create_task(read(key))
+        return found
+
+    def _with_experts(self, found: Mapping[str, Sequence[StoredRecord]]) -> SwarmView:
+        joining, *stages = ([*self._experts(key, found[key])] for key in self._expert_keys())
+        experts = [expert for stage in stages for expert in stage]
+        names = self.view.stage_names
+        return replace(
+            self.view,
+            stages=tuple(build_stage(name, [*experts, *joining]) for name in names),
+            joiners=tuple(joining),
+        )
 
     def _note_progress(self) -> None:
         """Remember when each stage's outer step was first seen, in loop time."""
@@ -160,9 +178,7 @@ class Directory:
         key = r.stage_key(self._run_id, index)
         stage = build_stage(name, self._experts(key, await self._dht.get(key)))
         stages = tuple(stage if old.name == name else old for old in self.view.stages)
-        self.view = SwarmView(
-            stages, self.view.joiners, self.view.trainers, self.view.peers, self.view.leases
-        )
+        self.view = replace(self.view, stages=stages)
         return stage
 
     def _experts(self, key: str, found: Sequence[StoredRecord]) -> Iterable[ExpertInfo]:
@@ -179,11 +195,23 @@ class Directory:
                 record = kind.parse(stored.value)
             except RecordError:
                 continue  # another version's, or nonsense: not ours to judge
-            self._seqs.setdefault(stored.peer_id, {})[key, stored.subkey] = stored.seq
+            if not self._note_seq(stored.peer_id, (key, stored.subkey), stored.seq):
+                continue
             if self._is_lost(stored.peer_id, key, stored.subkey, stored.seq):
                 continue
             self._learn(stored.peer_id, record.addresses)
             yield stored.peer_id, record
+
+    def _note_seq(self, peer_id: PeerId, slot: tuple[str, str], seq: int) -> bool:
+        """Remember how new a record is; False if the peer has too many."""
+        seqs = self._seqs.setdefault(peer_id, {})
+        self._seqs.move_to_end(peer_id)
+        if len(self._seqs) > MAX_PEERS:
+            self._seqs.popitem(last=False)
+        if slot not in seqs and len(seqs) >= MAX_RECORDS_PER_PEER:
+            return False
+        seqs[slot] = seq
+        return True
 
     def _is_lost(self, peer_id: PeerId, key: str, subkey: str, seq: int) -> bool:
         seqs = self._lost.get(peer_id)

@@ -15,14 +15,12 @@ from distqatd.data.tasks import Task
 from distqatd.models.registry import build_stage
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.roles.claim import Claim
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.swarm import records as r
-from distqatd.swarm.placement import Slot, keeps_claim, place
+from distqatd.swarm.placement import Slot
 from distqatd.swarm.view import ExpertInfo
-
-CLAIM_SETTLE_S = 0.4
-"""How long a claim is left to reach the others before it is checked, seconds."""
 
 REFRESH_S = 5.0
 """A serving expert publishes its speed, and looks whether it was left behind, this often."""
@@ -53,6 +51,7 @@ class ExpertRole:
         self._context = context
         self._parts = parts
         self._serial = str(serial)
+        self._claim = Claim(context, self._serial)
         self._session = 0
         self.slot: Slot | None = None
         self.hosted: HostedExpert | None = None
@@ -62,7 +61,7 @@ class ExpertRole:
     async def run(self) -> None:
         """Join a stage and serve it until cancelled."""
         async with self._parts.claims:
-            slot = await self._claim()
+            slot, self.last_reason = await self._claim.settle()
         self.slot = slot
         hosted = await self._load(slot)
         self.hosted = hosted
@@ -75,42 +74,6 @@ class ExpertRole:
             await self._leave(hosted, slot)
 
     # --- joining
-
-    async def _claim(self) -> Slot:
-        """Agree with the other joiners on who takes which slot."""
-        context = self._context
-        config = context.config
-        self._announce_claim("")
-        while True:
-            await self._settle()
-            view = await context.directory.refresh()
-            decision = place(
-                view,
-                context.peer_id,
-                max_index=config.max_expert_index,
-                wanted_stage=config.compute.stage,
-            )
-            slot = decision.value
-            self._announce_claim(slot.uid)
-            await self._settle()
-            view = await context.directory.refresh()
-            rivals: list[ExpertInfo] = [*view.stage(slot.stage).experts, *view.joiners]
-            verdict = keeps_claim(rivals, context.peer_id, slot.uid)
-            if verdict.value:
-                self.last_reason = decision.reason
-                context.events.emit("expert.placed", uid=slot.uid, reason=decision.reason)
-                return slot
-            context.events.emit("expert.claim_lost", uid=slot.uid, reason=verdict.reason)
-            self._announce_claim("")
-
-    async def _settle(self) -> None:
-        await asyncio.sleep(CLAIM_SETTLE_S * self._context.rng.uniform(1.0, 1.5))
-
-    def _announce_claim(self, uid: str) -> None:
-        context = self._context
-        record = self._record(uid, r.JOINING)
-        key = r.joining_key(context.run_id)
-        context.dht.announce(key, self._serial, record.pack(), ttl_s=TTL_S)
 
     async def _load(self, slot: Slot) -> HostedExpert:
         """Build the stage, and bring it to the swarm's committed state if it has one."""
@@ -143,6 +106,7 @@ class ExpertRole:
             config.diloco,
             config.model_pipeline,
             parts.task,
+            config.compute.max_microbatches_in_flight,
         )
 
     async def _catch_up(self, expert: Expert, slot: Slot) -> None:
@@ -184,32 +148,30 @@ class ExpertRole:
         parts.averager.attach(slot.uid, slot.stage, lambda: self._roster(slot), self._round_opened)
         self.state = r.SERVING
         self._publish(hosted, slot)
-        context.dht.withdraw(r.joining_key(context.run_id), self._serial)
+        self._claim.withdraw()
         context.events.emit("expert.serving", uid=slot.uid, outer_step=hosted.expert.outer_step)
 
     # --- serving
 
-    def _record(self, uid: str, state: str) -> r.ExpertRecord:
-        context, hosted = self._context, self.hosted
-        expert = hosted.expert if hosted is not None else None
-        session = hosted.session if hosted is not None else None
+    def _record(self, hosted: HostedExpert) -> r.ExpertRecord:
+        expert = hosted.expert
         return r.ExpertRecord(
-            uid=uid,
-            state=state,
-            addresses=context.addresses(),
-            boot_epoch=context.boot_epoch,
-            outer_step=expert.outer_step if expert else 0,
-            inner_step=expert.inner_step if expert else 0,
-            anchor_digest=expert.anchor_digest if expert else "",
-            samples_per_s=round(expert.samples_per_s, 1) if expert else 0.0,
-            session=session.id.fence if session else 0,
+            uid=hosted.uid,
+            state=self.state,
+            addresses=self._context.addresses(),
+            boot_epoch=self._context.boot_epoch,
+            outer_step=expert.outer_step,
+            inner_step=expert.inner_step,
+            anchor_digest=expert.anchor_digest,
+            samples_per_s=round(expert.samples_per_s, 1),
+            session=hosted.session.id.fence if hosted.session else 0,
         )
 
     def _stage_key(self, slot: Slot) -> str:
         return r.stage_key(self._context.run_id, self._context.stage_names.index(slot.stage))
 
     def _publish(self, hosted: HostedExpert, slot: Slot) -> None:
-        record = self._record(hosted.uid, self.state)
+        record = self._record(hosted)
         self._context.dht.announce(self._stage_key(slot), self._serial, record.pack(), ttl_s=TTL_S)
 
     async def _republish(self, hosted: HostedExpert, slot: Slot) -> None:
@@ -288,7 +250,14 @@ class ExpertRole:
         """Compare the new anchor with the other members'; re-sync if the majority has another."""
         context = self._context
         agreement = await self._parts.averager.exchange_digest(slot.uid, expert.outer_step, digest)
-        if agreement.identical:
+        if agreement.silent:
+            context.events.emit(
+                "anchor.unchecked",
+                uid=slot.uid,
+                outer_step=expert.outer_step,
+                silent=" ".join(agreement.silent),
+            )
+        if not agreement.dissenters:
             return
         context.events.emit(
             "anchor.differs",

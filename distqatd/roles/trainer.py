@@ -9,7 +9,7 @@ import asyncio
 from dataclasses import dataclass, field
 from functools import partial
 
-from distqatd.base.errors import DistqatError
+from distqatd.base.errors import DistqatError, NonFinite
 from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
@@ -26,6 +26,9 @@ from distqatd.wire.payload import Message
 
 SYNC_TIMEOUT_S = 10.0
 RETRY_S = 0.5
+
+MAX_NON_FINITE = 3
+"""A batch whose loss is NaN or infinite so often in a row is skipped, and counted as lost."""
 
 
 @dataclass(slots=True)
@@ -50,10 +53,14 @@ class Job:
     client: PeerId
     task: asyncio.Task[None] | None = None
     progress: Progress = field(default_factory=Progress)
+    fence: int = 0
     next_batch: int = 0
     unreported_replays: int = 0
+    unreported_skips: int = 0
+    num_non_finite: int = 0
     serial: int = 0
     reported_at: float = 0.0
+    syncing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class TrainerRole:
@@ -117,13 +124,22 @@ class TrainerRole:
     # --- one job
 
     async def _train(self, job: Job) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            touch = tasks.create_task(self._keep_in_touch(job), name="trainer.keep_in_touch")
+            await self._run_leases(job)
+            touch.cancel()
+
+    async def _run_leases(self, job: Job) -> None:
         runner: RouteRunner | None = None
         lost: tuple[PeerId, ...] = ()
         grant = calls.Grant(0, 0, 0, (), is_over=False, reason="")
         while True:
             wants_lease = job.next_batch >= grant.end
-            report = self._report(job, grant, lost, wants_lease, runner is None)
+            report = self._report(
+                job, lost=lost, wants_lease=wants_lease, wants_route=runner is None
+            )
             grant, lost = await self._sync(job, report), ()
+            job.fence = grant.fence
             if wants_lease:
                 job.next_batch = grant.first
             if grant.is_over:
@@ -142,17 +158,19 @@ class TrainerRole:
     def _report(
         self,
         job: Job,
-        grant: calls.Grant,
-        lost: tuple[PeerId, ...],
-        wants_lease: bool,  # noqa: FBT001
-        wants_route: bool,  # noqa: FBT001
+        *,
+        lost: tuple[PeerId, ...] = (),
+        wants_lease: bool = False,
+        wants_route: bool = False,
     ) -> calls.Report:
         replays, job.unreported_replays = job.unreported_replays, 0
+        skips, job.unreported_skips = job.unreported_skips, 0
         return calls.Report(
             job.pipeline,
-            grant.fence,
+            job.fence,
             job.next_batch,
             replays,
+            skips,
             lost,
             wants_lease,
             wants_route,
@@ -161,19 +179,31 @@ class TrainerRole:
 
     async def _sync(self, job: Job, report: calls.Report) -> calls.Grant:
         """Ask the client until it answers; training waits only if it needs the answer."""
-        while True:
-            try:
-                reply = await self._context.rpc.call(
-                    job.client, calls.SYNC, Message(report.body()), timeout_s=SYNC_TIMEOUT_S
-                )
-            except DistqatError as error:
-                self._context.events.emit(
-                    "client.silent", degraded=True, pipeline=job.pipeline, error=str(error)
-                )
+        async with job.syncing:
+            while True:
+                try:
+                    return await self._sync_once(job, report)
+                except DistqatError as error:
+                    self._context.events.emit(
+                        "client.silent", degraded=True, pipeline=job.pipeline, error=str(error)
+                    )
                 await asyncio.sleep(RETRY_S)
-                continue
-            job.reported_at = asyncio.get_running_loop().time()
-            return calls.Grant.read(reply.body)
+
+    async def _sync_once(self, job: Job, report: calls.Report) -> calls.Grant:
+        reply = await self._context.rpc.call(
+            job.client, calls.SYNC, Message(report.body()), timeout_s=SYNC_TIMEOUT_S
+        )
+        job.reported_at = asyncio.get_running_loop().time()
+        return calls.Grant.read(reply.body)
+
+    async def _keep_in_touch(self, job: Job) -> None:
+        """Report also while a step hangs: a slow or silent expert is no dead trainer."""
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(max(0.1, job.reported_at + calls.KEEP_IN_TOUCH_S - loop.time()))
+            is_due = loop.time() - job.reported_at >= calls.KEEP_IN_TOUCH_S
+            if job.fence and is_due and not job.syncing.locked():
+                await self._sync(job, self._report(job))
 
     def _runner(self, job: Job, grant: calls.Grant) -> RouteRunner:
         context = self._context
@@ -225,6 +255,7 @@ class TrainerRole:
         progress.samples_per_s += (speed - progress.samples_per_s) * (
             0.1 if progress.samples_per_s else 1.0
         )
+        job.num_non_finite = 0
         progress.step += 1
         progress.loss = result.loss
         progress.num_samples += result.num_samples
@@ -251,8 +282,22 @@ class TrainerRole:
             error=str(error),
             unreachable=" ".join(lost),
         )
+        if isinstance(error, NonFinite):
+            self._count_non_finite(job)
         await asyncio.sleep(self._context.rng.uniform(0.05, 0.15))
         return lost
+
+    def _count_non_finite(self, job: Job) -> None:
+        """Give up a batch that never has a finite loss: replaying it for ever helps nobody."""
+        job.num_non_finite += 1
+        if job.num_non_finite < MAX_NON_FINITE:
+            return
+        self._context.events.emit(
+            "batch.skipped", degraded=True, pipeline=job.pipeline, batch=job.next_batch
+        )
+        job.num_non_finite = 0
+        job.next_batch += 1
+        job.unreported_skips += 1
 
     async def _finish(self, job: Job, grant: calls.Grant, runner: RouteRunner | None) -> None:
         if runner is not None:

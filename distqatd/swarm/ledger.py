@@ -57,8 +57,12 @@ class Ledger:
         self.next_fence += 1
         return self.next_fence - 1
 
-    def commit(self, pipeline: int, fence: int, next_batch: int, num_replayed: int) -> bool:
+    def commit(
+        self, pipeline: int, fence: int, next_batch: int, num_replayed: int, num_skipped: int = 0
+    ) -> bool:
         """Record that the lease's batches below `next_batch` are committed.
+
+        `num_skipped` of them were given up for good since the last report: they count as lost.
 
         Returns:
             False if the fence is not the pipeline's current one: the reporter must stop.
@@ -67,9 +71,9 @@ class Ledger:
         if lease is None or lease.fence != fence:
             self.duplicated += 1
             return False
-        advance = min(next_batch, lease.end) - lease.next
-        self.committed += max(0, advance)
-        lease.next += max(0, advance)
+        advance = max(0, min(next_batch, lease.end) - lease.next)
+        self.committed += advance - min(max(0, num_skipped), advance)
+        lease.next += advance
         self.replayed += num_replayed
         return True
 
@@ -80,7 +84,10 @@ class Ledger:
             self.returned.append((lease.next, lease.end))
 
     def lost(self) -> int:
-        """Return the batches that were lent and are neither committed nor lent nor returned."""
+        """Return the batches that were lent and are neither committed nor lent nor returned.
+
+        These were skipped by their trainers, or something is wrong.
+        """
         open_batches = sum(lease.end - lease.next for lease in self.leases.values())
         waiting = sum(end - first for first, end in self.returned)
         return self.next_batch - self.committed - open_batches - waiting
