@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -230,14 +231,15 @@ class Directory:
             self._rpc.learn(peer_id, addresses)
 
     async def run(self, every_s: Callable[[], float]) -> None:
-        """Look at the swarm every `every_s()` seconds, and at once when a peer is lost."""
+        """Look at the swarm every `every_s()` seconds, and at once when a peer is lost.
+
+        Begins with the view of the last `refresh`, which a daemon does before its roles start.
+        """
         while True:
-            self._wake.clear()
-            await self.refresh()
             self._updated.set()
             self._updated = asyncio.Event()
-            try:
+            with suppress(TimeoutError):
                 async with asyncio.timeout(every_s()):
                     await self._wake.wait()
-            except TimeoutError:
-                continue
+            self._wake.clear()
+            await self.refresh()

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from distqatd.base.ids import PeerId
 from distqatd.config.sections import Config
 from distqatd.daemon.node import Node
@@ -68,6 +70,7 @@ class Swarm:
     """Daemons on simulated machines, the first of them monitor and client."""
 
     def __init__(self, sim: Sim, config: Config) -> None:
+        torch.set_num_threads(1)  # more cost time on tensors this small, and may reorder sums
         self.sim = sim
         self.config = config
         self.nodes: dict[str, Node] = {}
