@@ -33,6 +33,9 @@ from distqatd.wire.payload import Message, check_message
 
 log = logging.getLogger(__name__)
 
+STOPPING = "the peer is stopping"
+"""What a daemon says to its peers when it ends in order."""
+
 _DIAL_TIMEOUT_S = 5.0
 _MAX_ATTEMPTS = 3
 
@@ -118,7 +121,7 @@ class Pool:
     async def close(self) -> None:
         """Say goodbye to all peers and end `run`; takes about a second at most."""
         self._is_stopping = True
-        goodbye = Failure(ConnectionClosed.wire_code, "the peer is stopping")
+        goodbye = Failure(ConnectionClosed.wire_code, STOPPING)
         async with asyncio.TaskGroup() as group:
             for link in self._links.all():
                 group.create_task(link.leave(goodbye))
@@ -331,7 +334,9 @@ class Pool:
             self._tell_lost(link.peer_id, reason)
 
     def _tell_lost(self, peer: PeerId, reason: str) -> None:
-        self._events.emit("peer.lost", degraded=True, peer=peer, reason=reason)
+        # Who says goodbye leaves in order; only who vanishes is something to look at.
+        kind = "peer.left" if reason == STOPPING else "peer.lost"
+        self._events.emit(kind, degraded=reason != STOPPING, peer=peer, reason=reason)
         for callback in self._on_lost:
             callback(peer, reason)
 
