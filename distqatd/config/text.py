@@ -39,7 +39,8 @@ def parse_for(leaf: Leaf | None, text: str) -> Any:
         return None
     if leaf is not None and leaf.is_text:
         return text
-    if leaf is not None and leaf.is_text_list and not text.startswith("["):
+    is_list = text.startswith("[") and text.endswith("]")  # and not an address, [::1]:29700
+    if leaf is not None and leaf.is_text_list and not is_list:
         return [part.strip() for part in text.split(",") if part.strip()]
     return parse_scalar(text)
 
