@@ -52,6 +52,7 @@ class Waiter:
         self._fd = sock.fileno()
         self._readers: list[asyncio.Future[None]] = []
         self._writers: list[asyncio.Future[None]] = []
+        self._watches_reads = False
 
     async def ready_for(self, error: OSError) -> None:
         """Wait for what a call that would block has asked for; `plain` errors mean reading."""
@@ -62,7 +63,8 @@ class Waiter:
 
     async def readable(self) -> None:
         """Wait until there is something to read, or `wake` is called."""
-        if not self._readers:
+        if not self._watches_reads:
+            self._watches_reads = True
             self._loop.add_reader(self._fd, self._on_readable)
         await self._join(self._readers)
 
@@ -74,7 +76,8 @@ class Waiter:
 
     def wake(self) -> None:
         """Let everybody go on, and watch the socket no more; do this before closing it."""
-        self._on_readable()
+        self._stop_watching_reads()
+        _release(self._readers)
         self._on_writable()
 
     async def _join(self, waiting: list[asyncio.Future[None]]) -> None:
@@ -83,8 +86,14 @@ class Waiter:
         await ready
 
     def _on_readable(self) -> None:
-        self._loop.remove_reader(self._fd)
+        # Watched on while somebody reads: to stop and start again for every wait costs 8 us.
+        if not self._readers:
+            self._stop_watching_reads()
         _release(self._readers)
+
+    def _stop_watching_reads(self) -> None:
+        self._watches_reads = False
+        self._loop.remove_reader(self._fd)
 
     def _on_writable(self) -> None:
         self._loop.remove_writer(self._fd)
