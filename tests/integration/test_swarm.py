@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.support.processes import Daemon, ctl, processes_in, start_ctl, wait_for
@@ -114,6 +115,15 @@ def test_volunteers_join_with_the_printed_line_and_train_to_the_end(start):
     assert len(first.ask("pipelines")["pipelines"][0]["hops"]) == 2
     initial = Path(first.state.parent / "logs" / "digits" / "initial_peers.txt").read_text()
     assert f"/ip4/127.0.0.1/tcp/{first.port}" in initial
+
+
+def test_an_idle_monitor_and_client_stay_small_and_without_torch(start):
+    daemon = start("idle", "--role", "monitor,client", "--config", "digits").wait_until_up()
+    process = psutil.Process(daemon.process.pid)
+    loaded = {Path(area.path).name for area in process.memory_maps()}
+    assert not [name for name in loaded if "torch" in name]
+    assert process.memory_info().rss < 100 << 20
+    assert process.children() == []
 
 
 def test_an_expert_that_is_killed_is_replaced_and_no_batch_is_lost(start):
