@@ -1,33 +1,31 @@
 """What there is to reach: blocking sockets, plain or TLS, that do nothing but move the bytes.
 
-A message is a kind, a number of bytes and the bytes; see `serve` for the kinds.
+A message is a kind, a buffer, a number of bytes and the bytes; see `serve` for the kinds.
 """
 
 import socket
 import ssl
 import struct
 
-HEAD = struct.Struct("<IQ")
+HEAD = struct.Struct("<HHQ")
 KEEP, LAST, ECHO = range(3)
 """Receive into memory in use; the same and say so; send the bytes back."""
 
-SLOTS = 4
-"""Tensors are received into this many buffers in turn, here and by our own end."""
+MOST_SLOTS = 4
+"""Tensors are received into at most this many buffers in turn, here and by our own end."""
 
 
 def serve(listener: socket.socket, context: ssl.SSLContext | None, slot_bytes: int) -> None:
-    """Serve one connection until it ends."""
+    """Serve one connection until it ends; a message names the buffer it is received into."""
     sock, _ = listener.accept()
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     if context is not None:
         sock = context.wrap_socket(sock, server_side=True)
-    slots = [memoryview(bytearray(slot_bytes)) for _ in range(SLOTS)]
+    slots = [memoryview(bytearray(slot_bytes)) for _ in range(MOST_SLOTS)]
     head = memoryview(bytearray(HEAD.size))
-    turn = 0
     while receive(sock, head):
-        kind, num_bytes = HEAD.unpack(head)
-        place = slots[turn][:num_bytes]
-        turn = (turn + 1) % SLOTS
+        kind, slot, num_bytes = HEAD.unpack(head)
+        place = slots[slot][:num_bytes]
         receive(sock, place)
         if kind == LAST:
             send(sock, KEEP, memoryview(b""))
@@ -42,9 +40,9 @@ def connect(port: int, context: ssl.SSLContext | None) -> socket.socket:
     return sock if context is None else context.wrap_socket(sock)
 
 
-def send(sock: socket.socket, kind: int, data: memoryview) -> None:
+def send(sock: socket.socket, kind: int, data: memoryview, slot: int = 0) -> None:
     """Send a message: a small one in one piece, as anybody would."""
-    head = HEAD.pack(kind, len(data))
+    head = HEAD.pack(kind, slot, len(data))
     if len(data) <= 65536:
         sock.sendall(head + bytes(data))
         return
@@ -67,10 +65,11 @@ def receive(sock: socket.socket, place: memoryview) -> bool:
     return True
 
 
-def stream(sock: socket.socket, data: memoryview, count: int) -> None:
-    """Send `data` `count` times and wait until all of it has arrived."""
+def stream(sock: socket.socket, sources: list[memoryview], count: int) -> None:
+    """Send `count` times one of `sources` in turn and wait until all of it has arrived."""
     for index in range(count):
-        send(sock, LAST if index == count - 1 else KEEP, data)
+        slot = index % len(sources)
+        send(sock, LAST if index == count - 1 else KEEP, sources[slot], slot)
     receive(sock, memoryview(bytearray(HEAD.size)))
 
 

@@ -20,7 +20,7 @@ def serve_raw(*, secure: bool, slot_bytes: int) -> None:
 
 
 async def serve_pool(*, secure: bool, slot_bytes: int) -> None:
-    slots = [memoryview(bytearray(slot_bytes)) for _ in range(raw.SLOTS)]
+    slots = [memoryview(bytearray(slot_bytes)) for _ in range(raw.MOST_SLOTS)]
 
     def place(spec: TensorSpec) -> memoryview:
         return slots[int(spec.name)][: spec.nbytes]
