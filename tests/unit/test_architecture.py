@@ -102,3 +102,7 @@ def test_help_answers_without_heavy_imports(program: str) -> None:
         "except SystemExit: pass"
     )
     assert imported(code) == set()
+
+
+def test_what_a_monitor_or_client_daemon_runs_imports_nothing_heavy() -> None:
+    assert imported("import distqatd.daemon.app") == set()
