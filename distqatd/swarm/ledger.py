@@ -52,11 +52,6 @@ class Ledger:
         self.leases[pipeline] = lease
         return lease
 
-    def new_fence(self) -> int:
-        """Return a fencing number above every earlier one."""
-        self.next_fence += 1
-        return self.next_fence - 1
-
     def commit(
         self, pipeline: int, fence: int, next_batch: int, num_replayed: int, num_skipped: int = 0
     ) -> bool:
@@ -69,13 +64,20 @@ class Ledger:
         """
         lease = self.leases.get(pipeline)
         if lease is None or lease.fence != fence:
-            self.duplicated += 1
+            self.duplicated += self._overlap(lease, fence, next_batch)
             return False
         advance = max(0, min(next_batch, lease.end) - lease.next)
         self.committed += advance - min(max(0, num_skipped), advance)
         lease.next += advance
         self.replayed += num_replayed
         return True
+
+    @staticmethod
+    def _overlap(lease: Lease | None, fence: int, next_batch: int) -> int:
+        """Return how many batches an old leaseholder trained that were lent again since."""
+        if lease is None or fence > lease.fence:
+            return 0
+        return max(0, min(next_batch, lease.end) - lease.first)
 
     def release(self, pipeline: int) -> None:
         """Take back what a pipeline that ends has not committed."""

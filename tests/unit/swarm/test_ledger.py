@@ -25,8 +25,17 @@ def test_a_report_under_an_old_fence_is_refused():
     book = Ledger(lease_size=10)
     old = book.grant(0)
     book.grant(0)
-    assert not book.commit(0, old.fence, 10, 0)
-    assert book.committed == 0
+    assert not book.commit(0, old.fence, 0, 0)
+    assert (book.committed, book.duplicated) == (0, 0)
+
+
+def test_what_an_old_leaseholder_trained_after_its_range_was_lent_again_counts_twice():
+    book = Ledger(lease_size=10)
+    old = book.grant(0)
+    book.commit(0, old.fence, 4, 0)
+    book.grant(0)
+    assert not book.commit(0, old.fence, 7, 0)
+    assert (book.committed, book.duplicated) == (4, 3)
 
 
 def test_what_a_pipeline_leaves_undone_goes_to_the_next_one():
