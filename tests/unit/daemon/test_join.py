@@ -1,0 +1,90 @@
+import pytest
+
+from distqatd.base.errors import ConfigError, DialError, JoinFailed, Refused
+from distqatd.config.run import dump_run
+from distqatd.config.sections import Config, DilocoConfig
+from distqatd.daemon.join import RUN_CONFIG, adopt_run, fetch_run, join
+from distqatd.net.address import Address
+from distqatd.net.rpc import Hello
+from distqatd.wire.payload import Message
+from tests.support.loops import on_virtual_time
+from tests.support.memory_rpc import MemoryNetwork
+
+
+class FakePool:
+    """Answers dials as told; the answers of one address are used up in order."""
+
+    def __init__(self, **answers):
+        self.answers = {host: list(found) for host, found in answers.items()}
+
+    async def dial(self, address, timeout_s):
+        found = self.answers[address.host]
+        answer = found.pop(0) if len(found) > 1 else found[0]
+        if isinstance(answer, Exception):
+            raise answer
+        return Hello(answer, "", "", "", (), (), 1, 1, 1)
+
+
+@on_virtual_time
+async def test_one_peer_that_answers_is_enough():
+    pool = FakePool(a=[DialError("refused")], b=["peer-b"])
+    joined = await join(pool, [Address("a", 1), Address("b", 2)], 10.0)
+    assert joined.peers == ("peer-b",)
+    assert joined.addresses == (Address("b", 2),)
+
+
+@on_virtual_time
+async def test_a_peer_that_comes_up_late_is_found():
+    pool = FakePool(a=[DialError("refused"), DialError("refused"), "peer-a"])
+    assert (await join(pool, [Address("a", 1)], 10.0)).peers == ("peer-a",)
+
+
+@on_virtual_time
+async def test_when_nobody_answers_every_address_is_named_with_its_reason():
+    pool = FakePool(a=[DialError("TCP refused")], b=[DialError("no answer")])
+    with pytest.raises(JoinFailed) as failure:
+        await join(pool, [Address("a", 1), Address("b", 2)], 3.0)
+    text = str(failure.value)
+    assert "a:1   TCP refused" in text
+    assert "b:2   no answer" in text
+    assert "fix: ask for a fresh join line" in text
+
+
+@on_virtual_time
+async def test_a_refusal_by_all_ends_the_search_at_once():
+    pool = FakePool(a=[Refused("this is swarm x, not y")])
+    with pytest.raises(Refused, match="swarm x"):
+        await join(pool, [Address("a", 1)], 1e6)
+
+
+async def test_the_runs_configuration_comes_from_the_first_peer_that_gives_it():
+    net = MemoryNetwork()
+
+    async def serve(_, __):
+        return Message({"config": b"{}"})
+
+    net.peer("b").serve(RUN_CONFIG, serve)
+    net.peer("a")
+    assert await fetch_run(net.peer("me"), ["gone", "a", "b"]) == b"{}"
+
+
+def run_of(**diloco):
+    return Config(diloco=DilocoConfig(**diloco))
+
+
+def test_a_joiner_takes_the_runs_values():
+    ours, theirs = Config(device="cpu"), run_of(inner_steps=7)
+    adopted = adopt_run(ours, {}, dump_run(theirs))
+    assert adopted.diloco.inner_steps == 7
+    assert adopted.device == "cpu"
+
+
+def test_another_value_given_here_is_refused_with_both():
+    ours, theirs = run_of(inner_steps=9), run_of(inner_steps=7)
+    with pytest.raises(ConfigError, match=r"diloco\.inner_steps: 9 here, 7 there"):
+        adopt_run(ours, {"diloco.inner_steps": "--set"}, dump_run(theirs))
+
+
+def test_the_same_value_given_here_is_fine():
+    ours = theirs = run_of(inner_steps=7)
+    assert adopt_run(ours, {"diloco.inner_steps": "--set"}, dump_run(theirs)) == ours
