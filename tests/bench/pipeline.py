@@ -8,6 +8,7 @@ same configuration, outer steps included, and take turns: the daemons are halted
 """
 
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,12 @@ def _measure(report: Report, name: str, *, turns: int, warm_up: int) -> None:
     key, _, value = ENDLESS.partition("=")
     config = load((source,), env={}, overrides=[Override(key, value, "bench")]).config
     given = ["--config", source, "--set", ENDLESS]
-    with children.ours("baseline", *given) as baseline, running(given, _stages(config)) as swarm:
+    with ExitStack() as stack:
+        baseline = stack.enter_context(children.ours("baseline", *given))
+        # As far as the swarm: steps get dearer as training goes on and subnormal numbers appear.
+        baseline.ask("run", at_least=warm_up)
+        swarm = stack.enter_context(running(given, _stages(config)))
         swarm.wait_for_step(warm_up)
-        with swarm.halted():
-            baseline.ask("run", seconds=TURN_S / 3)
         _report(report, name, config.diloco.batch_size_per_step, *_turns(swarm, baseline, turns))
 
 

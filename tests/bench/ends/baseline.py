@@ -25,11 +25,11 @@ def main() -> None:
     model = whole_model(config, torch.device("cpu"))
     steps = train(config, model, dataset)
 
-    def run(seconds: float) -> dict[str, Any]:
+    def run(seconds: float = 0.0, at_least: int = 0) -> dict[str, Any]:
         """Train for some time; return steps, and CPU and wall seconds they took."""
         cpu, began = time.process_time(), time.perf_counter()
         num_steps = 0
-        while time.perf_counter() - began < seconds:
+        while num_steps < at_least or time.perf_counter() - began < seconds:
             next(steps)
             num_steps += 1
         return {
