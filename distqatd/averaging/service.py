@@ -147,7 +147,7 @@ class RoundService:
             seat.hear(take_uid(body, "from"), step, now())
         if state == messages.COMING and seat.active is not None:
             state = messages.JOINED
-        elif state == messages.COMING and seat.on_open is not None:
+        elif state in (messages.COMING, messages.BEHIND) and seat.on_open is not None:
             seat.on_open(seat.uid, step + 1, max(0.0, take(body, "seconds", float)))
         return {"state": state, "step": own_step}
 

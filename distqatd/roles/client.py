@@ -31,6 +31,9 @@ FIRST_POLL_S = 0.3
 TRAINER_SILENT_S = 20.0
 """A trainer that has not reported for so long is replaced, seconds."""
 
+AGREE_S = 30.0
+"""Replicas with different anchors get so long to agree before the run is evaluated, seconds."""
+
 CALL_S = 10.0
 EVALUATE_S = 600.0
 
@@ -61,6 +64,7 @@ class ClientRole:
         self.is_finished = False
         self.finished_unix_s = 0.0
         self._is_over = False
+        self._done_at = 0.0
         self.eval_loss = -1.0
         self.eval_accuracy = -1.0
         self._gaps: tuple[str, ...] = ()
@@ -209,6 +213,10 @@ class ClientRole:
             return
         if any(expert.record.outer_step < last for expert in serving):
             return
+        now = asyncio.get_running_loop().time()
+        self._done_at = self._done_at or now
+        if _differ(view) and now - self._done_at < AGREE_S:
+            return  # replicas that took a step apart are about to agree
         self._is_over = True
         self.finished_unix_s = self._context.clock.now()
         for number in sorted(self._complete):
@@ -254,3 +262,13 @@ class ClientRole:
             eval_accuracy=self.eval_accuracy,
         )
         context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)
+
+
+def _differ(view: SwarmView) -> bool:
+    """Return whether replicas of a stage hold different anchors for the same outer step."""
+    anchors = {
+        (stage.name, expert.record.outer_step, expert.record.anchor_digest)
+        for stage in view.stages
+        for expert in stage.serving
+    }
+    return len({(stage, step) for stage, step, _ in anchors}) < len(anchors)

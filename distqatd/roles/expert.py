@@ -5,9 +5,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distqatd.averaging.averager import Averager
+from distqatd.averaging.digests import agree
 from distqatd.averaging.roster import Member
 from distqatd.averaging.state import Donors, fetch_state
-from distqatd.base.errors import DistqatError, RoundAborted
+from distqatd.base.errors import DistqatError, RoundAborted, SwarmError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
@@ -20,7 +21,7 @@ from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.swarm import records as r
 from distqatd.swarm.placement import Slot
-from distqatd.swarm.view import ExpertInfo
+from distqatd.swarm.view import ExpertInfo, StageView
 
 REFRESH_S = 5.0
 """A serving expert publishes its speed, and looks whether it was left behind, this often."""
@@ -59,7 +60,12 @@ class ExpertRole:
         self.last_reason = ""
 
     async def run(self) -> None:
-        """Join a stage and serve it until cancelled."""
+        """Join a stage and serve it until cancelled.
+
+        Raises:
+            SwarmError: another peer serves under our uid; run again, to claim another slot.
+        """
+        self.hosted, self.slot, self.state = None, None, r.JOINING
         async with self._parts.claims:
             slot, self.last_reason = await self._claim.settle()
         self.slot = slot
@@ -70,6 +76,8 @@ class ExpertRole:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._rounds(hosted, slot), name="expert.rounds")
                 tasks.create_task(self._republish(hosted, slot), name="expert.republish")
+        except* DistqatError as group:
+            raise group.exceptions[0] from None
         finally:
             await self._leave(hosted, slot)
 
@@ -148,7 +156,6 @@ class ExpertRole:
         parts.averager.attach(slot.uid, slot.stage, lambda: self._roster(slot), self._round_opened)
         self.state = r.SERVING
         self._publish(hosted, slot)
-        self._claim.withdraw()
         context.events.emit("expert.serving", uid=slot.uid, outer_step=hosted.expert.outer_step)
 
     # --- serving
@@ -177,10 +184,33 @@ class ExpertRole:
     async def _republish(self, hosted: HostedExpert, slot: Slot) -> None:
         while True:
             await asyncio.sleep(REFRESH_S)
+            # Not earlier: whoever reads the claims after the stage must find us in one of them.
+            self._claim.withdraw()
             stage = await self._context.directory.refresh_stage(slot.stage)
-            if any(e.record.outer_step > hosted.expert.outer_step for e in stage.serving):
+            self._check_uid(stage, hosted.uid)
+            is_behind = any(e.record.outer_step > hosted.expert.outer_step for e in stage.serving)
+            if is_behind or self._outvoted_by(stage, hosted.expert):
                 hosted.round_due.set()
             self._publish(hosted, slot)
+
+    def _check_uid(self, stage: StageView, uid: ExpertUid) -> None:
+        """Raise if a lower peer id serves under our uid: two joiners' claims have crossed."""
+        for other in stage.serving:
+            if other.uid == uid and other.peer_id < self._context.peer_id:
+                raise SwarmError(f"{uid} is served by {other.peer_id} too; we take another slot")
+
+    def _outvoted_by(self, stage: StageView, expert: Expert) -> list[tuple[ExpertUid, PeerId]]:
+        """Return who holds the anchor that most have at our outer step, if it is not ours."""
+        others = {
+            e.uid: e
+            for e in stage.serving
+            if e.uid != expert.uid and e.record.outer_step == expert.outer_step
+        }
+        digests = {uid: e.record.anchor_digest for uid, e in others.items()}
+        agreement = agree({**digests, expert.uid: expert.anchor_digest}, ())
+        if expert.uid in agreement.holders:
+            return []
+        return [(uid, others[uid].peer_id) for uid in agreement.holders]
 
     def _roster(self, slot: Slot) -> tuple[Member, ...]:
         """Return the serving experts of the stage, ourselves included, as known now."""
@@ -203,9 +233,15 @@ class ExpertRole:
     # --- rounds
 
     def _round_opened(self, _: ExpertUid, outer_step: int, seconds_left: float) -> None:
-        """Join a round that others opened: at once when idle, else shortly before it closes."""
+        """Join a round that others opened: at once when idle, else shortly before it closes.
+
+        If it is past our next one we were left behind, and what we train is of no use.
+        """
         hosted = self.hosted
-        if hosted is None or outer_step != hosted.expert.outer_step + 1:
+        if hosted is None or outer_step <= hosted.expert.outer_step:
+            return
+        if outer_step > hosted.expert.outer_step + 1:
+            hosted.round_due.set()
             return
         is_idle = hosted.session is None
         margin_s = min(2.0, seconds_left / 4)
@@ -222,7 +258,6 @@ class ExpertRole:
             await hosted.round_due.wait()
             try:
                 async with hosted.pause():
-                    await self._context.directory.refresh_stage(slot.stage)
                     await self._round(hosted, slot)
             except DistqatError as error:
                 self._context.events.emit(
@@ -233,16 +268,18 @@ class ExpertRole:
     async def _round(self, hosted: HostedExpert, slot: Slot) -> None:
         """One attempt at an outer step; an abort keeps the anchor and trains on."""
         parts, expert = self._parts, hosted.expert
+        stage = await self._context.directory.refresh_stage(slot.stage)
+        if holders := self._outvoted_by(stage, expert):
+            return await self._resync(expert, holders)
         contribution = await parts.executor.run(expert.contribution)
         try:
             committed = await parts.averager.round(slot.uid, contribution)
         except RoundAborted:
-            await self._catch_up(expert, slot)
-            return
+            return await self._catch_up(expert, slot)
         digest = await parts.executor.run(
             lambda: expert.commit_outer(committed.mean, committed.outer_step, committed.int_buffers)
         )
-        await self._check_digest(expert, slot, committed.members, digest)
+        return await self._check_digest(expert, slot, committed.members, digest)
 
     async def _check_digest(
         self, expert: Expert, slot: Slot, members: tuple[ExpertUid, ...], digest: str
@@ -270,18 +307,28 @@ class ExpertRole:
         if agreement.majority == digest:
             return
         stage = context.directory.view.stage(slot.stage)
-        holders: list[tuple[ExpertUid, PeerId]] = [
-            (e.uid, e.peer_id)
-            for e in stage.serving
-            if e.uid in agreement.holders and e.uid in members
-        ]
-        snapshot = await fetch_state(context.rpc, holders, context.events, self._parts.executor)
-        await self._parts.executor.run(lambda: expert.load(snapshot))
-        context.events.emit("anchor.resynced", uid=slot.uid, outer_step=expert.outer_step)
+        await self._resync(
+            expert,
+            [
+                (e.uid, e.peer_id)
+                for e in stage.serving
+                if e.uid in agreement.holders and e.uid in members
+            ],
+        )
+
+    async def _resync(self, expert: Expert, holders: list[tuple[ExpertUid, PeerId]]) -> None:
+        """Give up our anchor for the one that most replicas hold at this outer step."""
+        context, executor = self._context, self._parts.executor
+        snapshot = await fetch_state(context.rpc, holders, context.events, executor)
+        await executor.run(lambda: expert.load(snapshot))
+        context.events.emit(
+            "anchor.resynced", degraded=True, uid=expert.uid, outer_step=expert.outer_step
+        )
 
     async def _leave(self, hosted: HostedExpert, slot: Slot) -> None:
         self.state = r.DRAINING
         self._parts.averager.detach(slot.uid)
         self._parts.donors.detach(slot.uid)
         await self._parts.host.detach(slot.uid)
+        self._claim.withdraw()
         self._context.dht.withdraw(self._stage_key(slot), self._serial)

@@ -1,0 +1,70 @@
+"""Bugs planted into whole daemons: the simulator must catch each within some seeds."""
+
+import pytest
+
+from distqatd.averaging import butterfly
+from distqatd.averaging.state import Donors
+from distqatd.compute.expert import Expert
+from distqatd.pipeline.session import Session
+from distqatd.roles.trainer import TrainerRole
+from tests.sim.registry import find
+from tests.sim.sim import SimFailure, run
+
+Patch = pytest.MonkeyPatch
+
+
+def first_failure(name: str, num_seeds: int) -> str:
+    """Return what the first failing seed of a scenario says; fail if none does."""
+    for seed in range(num_seeds):
+        try:
+            run(find(name), seed)
+        except SimFailure as failure:
+            return str(failure)
+    pytest.fail(f"{name} holds for {num_seeds} seeds: the planted bug was not caught")
+
+
+def test_a_commit_that_is_applied_twice_is_caught(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Session, "may_commit", lambda *_: True)
+    # The expert's own guard against an update without a step would hide it.
+    monkeypatch.setattr(Expert, "_check_complete", lambda _: None)
+    assert "applied too often" in first_failure("expert-dies", 20)
+
+
+def test_an_abort_that_keeps_gradients_is_caught(monkeypatch: Patch) -> None:
+    monkeypatch.setattr(Expert, "abort", lambda self: self._passes.abort())
+    assert "is not plain torch's" in first_failure("replays-exactly", 30)
+
+
+def test_an_abort_that_forgets_which_batch_it_was_is_caught(monkeypatch: Patch) -> None:
+    give_up = TrainerRole._give_up
+
+    async def skipping(self, job, runner, error):
+        lost = await give_up(self, job, runner, error)
+        job.next_batch += 1
+        return lost
+
+    monkeypatch.setattr(TrainerRole, "_give_up", skipping)
+    assert "is not plain torch's" in first_failure("replays-exactly", 30)
+
+
+def test_a_donor_that_serves_a_stale_anchor_is_caught(monkeypatch: Patch) -> None:
+    attach = Donors.attach
+
+    def stale(self, uid, snapshot):
+        first = snapshot()
+        attach(self, uid, lambda: first)
+
+    monkeypatch.setattr(Donors, "attach", stale)
+    first_failure("late-joiner", 10)
+
+
+def test_a_round_that_averages_in_the_order_of_arrival_is_caught(monkeypatch: Patch) -> None:
+    exact = butterfly.weighted_mean
+
+    def as_they_came(contributions, weights, num_elements):
+        order = dict(enumerate(contributions))
+        renamed = {place: contributions[member] for place, member in order.items()}
+        return exact(renamed, {p: weights[m] for p, m in order.items()}, num_elements)
+
+    monkeypatch.setattr(butterfly, "weighted_mean", as_they_came)
+    assert "wrong means" in first_failure("three-replicas", 20)
