@@ -7,10 +7,11 @@ import torch
 
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.state import Donors
+from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.daemon.seams import Seams
-from distqatd.data.batches import open_dataset
+from distqatd.data.batches import SOURCES, open_dataset
 from distqatd.data.tasks import task
 from distqatd.models.registry import check_pipeline
 from distqatd.pipeline.host import StageHost
@@ -73,13 +74,36 @@ def build_experts(context: Context, parts: ExpertParts) -> list[ExpertRole]:
     return [ExpertRole(context, parts, serial) for serial in range(num_experts)]
 
 
-def build_trainer(context: Context, device: Device) -> TrainerRole:
-    """Return this daemon's trainer role.
+def check_data_source(name: str, *, is_ours: bool) -> None:
+    """Check that a run may have us read this data set.
+
+    A path that only the swarm names could be any file of this machine, whose contents would then
+    leave it as activations.
 
     Raises:
-        ConfigError: the data set cannot be opened.
+        ConfigError: it is a path, and it was not given on this machine.
+    """
+    if name not in SOURCES and not is_ours:
+        raise ConfigError(
+            f"this swarm's run trains on {name!r}, a path that was not given on this machine\n"
+            f"fix: if this machine may read it, say so: --set data.dataset_name={name}; or join "
+            "without the trainer role"
+        )
+
+
+def build_trainer(context: Context, device: Device, *, knows_data: bool) -> TrainerRole:
+    """Return this daemon's trainer role.
+
+    Args:
+        context: this daemon.
+        device: where the loss is computed, if here.
+        knows_data: whether the data set was named on this machine, not by the swarm alone.
+
+    Raises:
+        ConfigError: the data set cannot be opened, or may not be.
     """
     config = context.config
+    check_data_source(config.data.dataset_name, is_ours=knows_data)
     criterion = task(config.data.task_type)
     dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
     desk = None

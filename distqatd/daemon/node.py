@@ -264,7 +264,10 @@ class Node:
         await self._load_compute()
         from distqatd.daemon import compute_roles
 
-        self.trainer = compute_roles.build_trainer(context, self._open_device(context))
+        knows_data = not self.config.network.join or "data.dataset_name" in self.options.origins
+        self.trainer = compute_roles.build_trainer(
+            context, self._open_device(context), knows_data=knows_data
+        )
         context.tasks.keep(self.trainer.run, name="trainer")
 
     def round_records(self) -> "tuple[RoundRecord, ...]":

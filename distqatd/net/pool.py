@@ -164,7 +164,9 @@ class Pool:
         try:
             async with asyncio.timeout_at(deadline_s):
                 if peer == self.peer_id:
-                    return await self._server.answer_ourselves(self._ourselves(), method, message)
+                    ours = self._hello()
+                    caller = Caller(peer, ours.boot_epoch, ours.roles)
+                    return await self._server.answer_ourselves(caller, method, message)
                 return await self._attempt(peer, method, message, sink, sequence, deadline_s)
         except TimeoutError as error:
             text = f"{peer} did not answer {method} in {timeout_s:g} s"
@@ -203,10 +205,6 @@ class Pool:
                 broken = link
         reason = broken.end_reason if broken is not None else "no link"
         raise ConnectionClosed(f"the link to {peer} broke during {method}: {reason}")
-
-    def _ourselves(self) -> Caller:
-        hello = self._hello()
-        return Caller(self.peer_id, hello.boot_epoch, hello.roles)
 
     async def dial(self, address: Address, timeout_s: float) -> Hello:
         """Connect to whoever is at `address`; return what they say about themselves.
@@ -326,10 +324,8 @@ class Pool:
     def _link_ended(self, link: Connection, reason: str) -> None:
         if not self._links.remove(link) or self._is_stopping:
             return
-        dial = self._dials.get(link.peer_id)
-        if dial is not None:
-            # The links have crossed: the peer has ended this one for ours, which is being made.
-            dial.lost = reason
+        if (dial := self._dials.get(link.peer_id)) is not None:
+            dial.lost = reason  # they have crossed: the peer may have ended this one for ours
         else:
             self._tell_lost(link.peer_id, reason)
 
