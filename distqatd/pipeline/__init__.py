@@ -2,12 +2,14 @@
 
 May import what lies below (net, compute, swarm, wire, config, base), never averaging or roles.
 Read in this order: `messages` (what travels), `session` (where an expert stands in a route),
-`host` (the expert's side), `runner` (the trainer's side).
+`hosted` (one expert's side), `outcome` (what comes back), `host` (all experts of a daemon),
+`runner` (the trainer's side).
 
-How a microbatch travels. The trainer calls `pipeline.forward` on the first expert and
-`pipeline.targets` on the last. Each expert calls `pipeline.forward` on the next with its hidden
-states, and the *reply* to that call carries the gradients back. So a failure anywhere comes back
-along the chain as the error of the trainer's own call, and cancelling that call cancels the
-chain. When every microbatch is answered, the trainer sends `pipeline.commit` to all stages while
-the next step is already on its way; a stage holds a step until the one before it is applied.
+How a microbatch travels. The trainer calls `pipeline.forward` on the first expert with inputs and
+targets; each expert calls it on the next with hidden states and the targets, and the *reply* to
+that call carries the gradients back, with the loss and where each stage stands. So a failure
+anywhere comes back along the chain as the error of the trainer's own call, and cancelling that
+call cancels the chain. When every microbatch is answered, the step is decided; the next step's
+microbatches carry the decision along, and a stage applies it before it takes them. One call a
+link and microbatch is all that a step costs.
 """

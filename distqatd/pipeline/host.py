@@ -28,7 +28,6 @@ class StageHost:
             rpc.serve(method, handler)
         for method, handler in (
             (m.FORWARD, self._forward),
-            (m.TARGETS, self._targets),
             (m.EVALUATE, self._evaluate),
         ):
             rpc.serve(method, handler, max_bytes=max_bytes, sink=torch_sink)
@@ -58,11 +57,6 @@ class StageHost:
     async def _forward(self, _: Caller, message: Message) -> Message:
         call = m.MicrobatchCall.read(message.body)
         return await self._hosted(call.uid).forward(call, read_tensors(message))
-
-    async def _targets(self, _: Caller, message: Message) -> Message:
-        call = m.MicrobatchCall.read(message.body)
-        result = await self._hosted(call.uid).targets(call, read_tensors(message))
-        return Message({"loss": result.loss, "sums": result.sums})
 
     async def _commit(self, _: Caller, message: Message) -> Message:
         call = m.CommitCall.read(message.body)

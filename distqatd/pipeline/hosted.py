@@ -7,6 +7,7 @@ aborts first, then backward, then forward, evaluation last.
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import TypeVar
 
 from torch import Tensor
@@ -20,8 +21,9 @@ from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.outcome import Outcome
 from distqatd.pipeline.session import HOLD, Session
-from distqatd.pipeline.tensors import pack_gradients, read_gradients
+from distqatd.pipeline.tensors import read_gradients
 from distqatd.wire.payload import Message
 
 T = TypeVar("T")
@@ -65,8 +67,6 @@ class HostedExpert:
         self.committed_batches = 0
         self._is_paused = False
         self._changed = asyncio.Condition()
-        self._targets: dict[tuple[int, int], asyncio.Future[tuple[Tensor, ...]]] = {}
-        self._losses: dict[tuple[int, int], asyncio.Future[LossResult]] = {}
 
     def standing(self) -> m.Standing:
         """Return where the expert stands."""
@@ -105,113 +105,98 @@ class HostedExpert:
         old, self.session = self.session, session
         if old is not None:
             old.close(reason)
-        error = StepAborted(f"the session ended: {reason}")
-        for waiting in self._targets.values():
-            _fail(waiting, error)
-        for asked in self._losses.values():
-            _fail(asked, error)
-        self._targets.clear()
-        self._losses.clear()
         await self._executor.run(self.expert.abort, priority=PRIORITY_SETTLE)
         await self._after_commit()
 
     # --- one microbatch
 
-    async def forward(self, call: m.MicrobatchCall, inputs: tuple[Tensor, ...]) -> Message:
-        """Run a microbatch through this stage and all later ones; reply with input gradients."""
+    async def forward(self, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]) -> Message:
+        """Run a microbatch through this stage and all later ones; reply with input gradients.
+
+        What is decided of the step before is applied first. The reply also says where this stage
+        and the later ones stand, and brings the loss if the last stage computes it.
+        """
         session = self._session(call.session)
+        if call.decided is not None:
+            await self.apply(session, call.decided)
         await self._turn(session, call.step, call.microbatch)
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
         async with self._in_flight:
-            grads = await self._pass(session, call, inputs)
+            outcome = await self._pass(session, call, tensors)
         session.finish(call.microbatch)
-        return pack_gradients(() if session.is_first else grads)
+        return outcome.reply(self.standing(), is_first=session.is_first)
 
     async def _pass(
-        self, session: Session, call: m.MicrobatchCall, inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor | None, ...]:
-        """Forward, whatever comes after this stage, backward; return the inputs' gradients."""
+        self, session: Session, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
+    ) -> Outcome:
+        """Forward, whatever comes after this stage, backward."""
+        num_inputs = len(tensors) - call.num_targets
+        inputs, targets = tensors[:num_inputs], tensors[num_inputs:]
         if session.is_last and not session.loss_at_trainer:
-            return await self._loss_step(session, call, inputs)
+            loss, grads = await self._compute(
+                session,
+                lambda: self.expert.loss_backward(
+                    call.microbatch, inputs, targets, call.scale, call.seed
+                ),
+                PRIORITY_BACKWARD,
+            )
+            return Outcome(grads, (), loss)
         outputs = await self._compute(
             session,
             lambda: self.expert.forward(call.microbatch, inputs, call.seed),
             PRIORITY_FORWARD,
         )
-        returned = await self._ask_gradients(session, call, outputs)
-        return await self._compute(
+        reply = await self._ask_gradients(session, call, outputs, targets)
+        returned = read_gradients(reply, len(outputs))
+        grads = await self._compute(
             session,
             lambda: self.expert.backward(call.microbatch, returned),
             PRIORITY_BACKWARD,
         )
+        return Outcome.after(reply, grads)
 
     async def _ask_gradients(
-        self, session: Session, call: m.MicrobatchCall, outputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor | None, ...]:
-        """Send outputs to the next stage, or to the trainer for the loss; return gradients."""
+        self,
+        session: Session,
+        call: m.MicrobatchCall,
+        outputs: tuple[Tensor, ...],
+        targets: tuple[Tensor, ...],
+    ) -> Message:
+        """Send outputs to the next stage, or to the trainer for the loss; return the reply."""
         if session.is_last:
-            peer, uid, method = session.trainer, call.uid, m.LOSS
+            peer, uid, method = PeerId(session.trainer), call.uid, m.LOSS
         else:
             hop = session.route[session.position + 1]
             peer, uid, method = hop.peer_id, hop.uid, m.FORWARD
-        body = m.MicrobatchCall(
-            uid, call.session, call.step, call.microbatch, call.scale, call.seed
-        ).body()
-        tensors = tuple(to_wire(str(i), output.detach()) for i, output in enumerate(outputs))
-        reply = await self._rpc.call(
-            PeerId(peer), method, Message(body, tensors), timeout_s=self._call_s, sink=torch_sink
-        )
-        return read_gradients(reply, len(outputs))
-
-    async def _loss_step(
-        self, session: Session, call: m.MicrobatchCall, inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor | None, ...]:
-        key = (call.step, call.microbatch)
-        async with self._deadline("targets of the microbatch"):
-            targets = await _slot(self._targets, key)
-        result, grads = await self._compute(
-            session,
-            lambda: self.expert.loss_backward(
-                call.microbatch, inputs, targets, call.scale, call.seed
-            ),
-            PRIORITY_BACKWARD,
-        )
-        _fill(_slot(self._losses, key), result)
-        return grads
-
-    async def targets(self, call: m.MicrobatchCall, targets: tuple[Tensor, ...]) -> LossResult:
-        """Take a microbatch's targets at the last stage; return its loss when it is known."""
-        self._session(call.session)
-        key = (call.step, call.microbatch)
-        _fill(_slot(self._targets, key), targets)
-        try:
-            async with self._deadline("the loss of the microbatch"):
-                return await _slot(self._losses, key)
-        finally:
-            self._targets.pop(key, None)
-            self._losses.pop(key, None)
+        sent = (*(output.detach() for output in outputs), *targets)
+        tensors = tuple(to_wire(str(i), tensor) for i, tensor in enumerate(sent))
+        message = Message(replace(call, uid=uid).body(), tensors)
+        return await self._rpc.call(peer, method, message, timeout_s=self._call_s, sink=torch_sink)
 
     # --- COMMIT and rounds
 
     async def commit(self, call: m.CommitCall) -> m.Standing:
-        """Apply the step; a repetition answers like the first time.
+        """Apply the step; a repetition answers like the first time."""
+        await self.apply(self._session(call.session), call.decided)
+        return self.standing()
+
+    async def apply(self, session: Session, decided: m.Decided) -> None:
+        """Apply a decided step, once.
 
         The caller's link may die while the step is applied, and then this is cancelled but the
         work is not: it notes by itself what it has done, so that a repetition does nothing.
         """
-        session = self._session(call.session)
 
         def work() -> None:
-            if session.may_commit(call.step):
-                self.expert.apply(call.num_samples)
-                session.commit(call.step)
+            if session.may_commit(decided.step):
+                self.expert.apply(decided.num_samples)
+                session.commit(decided.step)
                 self.committed_batches += 1
                 self.steps_to_round -= 1
 
-        if session.may_commit(call.step):
+        if session.may_commit(decided.step):
             await self._executor.run(work, priority=PRIORITY_SETTLE)
         await self._after_commit()
-        return self.standing()
 
     async def _after_commit(self) -> None:
         """Let the next step start, or hold it back if a round is due."""
@@ -305,22 +290,3 @@ class HostedExpert:
         except TimeoutError:
             message = f"{self.uid} waited {self._call_s:.0f} s for {awaited}"
             raise PeerTimeout(message) from None
-
-
-def _slot(
-    slots: dict[tuple[int, int], "asyncio.Future[T]"], key: tuple[int, int]
-) -> "asyncio.Future[T]":
-    if key not in slots:
-        slots[key] = asyncio.get_running_loop().create_future()
-    return slots[key]
-
-
-def _fill(future: "asyncio.Future[T]", value: T) -> None:
-    if not future.done():
-        future.set_result(value)
-
-
-def _fail(future: "asyncio.Future[T]", error: StepAborted) -> None:
-    if not future.done():
-        future.set_exception(error)
-        future.exception()  # nobody may be waiting; that is no error of its own

@@ -12,7 +12,6 @@ from distqatd.wire.fields import need
 
 OPEN = "pipeline.open"
 FORWARD = "pipeline.forward"
-TARGETS = "pipeline.targets"
 LOSS = "pipeline.loss"
 COMMIT = "pipeline.commit"
 ABORT = "pipeline.abort"
@@ -83,13 +82,40 @@ class OpenCall:
 
 
 @dataclass(frozen=True, slots=True)
+class Decided:
+    """A step that every stage has done its part of: apply it.
+
+    Attributes:
+        num_samples: samples in the step, the weight of this update in the outer step.
+        batch: number of the batch in the run.
+    """
+
+    step: int
+    num_samples: int
+    batch: int
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of a message."""
+        return {"step": self.step, "num_samples": self.num_samples, "batch": self.batch}
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the fields of a message."""
+        return cls(
+            need(body, "step", int), need(body, "num_samples", int), need(body, "batch", int)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class MicrobatchCall:
-    """One microbatch of one step, for FORWARD, TARGETS and LOSS.
+    """One microbatch of one step, for FORWARD and LOSS.
 
     Attributes:
         scale: samples of the microbatch / samples of the step; the loss is multiplied by it, so
             that the step's gradient is that of the whole batch.
         seed: seeds dropout, so that a replay draws the same masks.
+        num_targets: so many of the last tensors are the targets, on their way to the last stage.
+        decided: the step before, to be applied first; every stage passes it on.
     """
 
     uid: ExpertUid
@@ -98,6 +124,8 @@ class MicrobatchCall:
     microbatch: int
     scale: float
     seed: int
+    num_targets: int = 0
+    decided: Decided | None = None
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -108,11 +136,14 @@ class MicrobatchCall:
             "mb": self.microbatch,
             "scale": self.scale,
             "seed": self.seed,
+            "num_targets": self.num_targets,
+            "decided": self.decided.body() if self.decided is not None else None,
         }
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """Check and return the message."""
+        decided = body.get("decided")
         return cls(
             ExpertUid(need(body, "uid", str)),
             SessionId.read(body),
@@ -120,44 +151,28 @@ class MicrobatchCall:
             need(body, "mb", int),
             need(body, "scale", float),
             need(body, "seed", int),
+            need(body, "num_targets", int),
+            Decided.read(need(body, "decided", dict)) if decided is not None else None,
         )
 
 
 @dataclass(frozen=True, slots=True)
 class CommitCall:
-    """Every stage has done its part of the step: apply it.
-
-    Attributes:
-        num_samples: samples in the step, the weight of this update in the outer step.
-        batch: number of the batch in the run.
-    """
+    """COMMIT by itself: where no next step carries it, and again after a failure."""
 
     uid: ExpertUid
     session: SessionId
-    step: int
-    num_samples: int
-    batch: int
+    decided: Decided
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
-        return {
-            "uid": self.uid,
-            **self.session.body(),
-            "step": self.step,
-            "num_samples": self.num_samples,
-            "batch": self.batch,
-        }
+        return {"uid": self.uid, **self.session.body(), **self.decided.body()}
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """Check and return the message."""
-        return cls(
-            ExpertUid(need(body, "uid", str)),
-            SessionId.read(body),
-            need(body, "step", int),
-            need(body, "num_samples", int),
-            need(body, "batch", int),
-        )
+        uid = ExpertUid(need(body, "uid", str))
+        return cls(uid, SessionId.read(body), Decided.read(body))
 
 
 @dataclass(frozen=True, slots=True)

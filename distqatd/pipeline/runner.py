@@ -1,8 +1,9 @@
 """The trainer's side of a step: send microbatches along a route, then COMMIT or ABORT.
 
-A step is decided when every microbatch is answered. From then on it is committed: COMMIT is sent
-to all stages together with the next step's microbatches, and again on failure, until each stage
-that lives has applied it. Before that, any failure drops the step and the batch is replayed.
+A step is decided when every microbatch is answered. From then on it is committed: the decision
+travels with the next step's microbatches, or as COMMIT where none follows at once and after a
+failure, until each stage that lives has applied it. Before it is decided, any failure drops the
+step and the batch is replayed.
 """
 
 import asyncio
@@ -24,9 +25,9 @@ from distqatd.data.batches import Batch
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.outcome import read_loss, read_standings
 from distqatd.pipeline.tensors import pack_gradients, read_tensors
 from distqatd.swarm.routes import Hop, Route
-from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, WireTensor
 
 ABORT_S = 5.0
@@ -46,13 +47,6 @@ class StepResult:
     loss: float
     sums: dict[str, float]
     num_samples: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Decided:
-    step: int
-    num_samples: int
-    batch: int
 
 
 class LossDesk:
@@ -122,7 +116,7 @@ class RouteRunner:
         )
         self._settle_s = pipeline.forward_timeout
         self._step = 0
-        self._decided: _Decided | None = None
+        self._decided: m.Decided | None = None
         self.standings: dict[ExpertUid, m.Standing] = {}
 
     async def open(self) -> None:
@@ -139,7 +133,7 @@ class RouteRunner:
         await _all(one(hop) for hop in self.route)
 
     async def step(self, batch: Batch, number: int) -> StepResult:
-        """Run batch `number` through the route, while the step before it is committed.
+        """Run batch `number` through the route; what is decided of the one before goes along.
 
         Raises:
             NonFinite: the loss is NaN or infinite.
@@ -152,9 +146,9 @@ class RouteRunner:
         async def one(index: int, part: Batch) -> None:
             results[index] = await self._microbatch(index, part, batch.num_samples, number)
 
-        await _all([*(one(i, part) for i, part in enumerate(parts)), self.flush()])
+        await _all(one(i, part) for i, part in enumerate(parts))
         result = self._summarise(results, parts, batch.num_samples)
-        self._decided = _Decided(self._step, batch.num_samples, number)
+        self._decided = m.Decided(self._step, batch.num_samples, number)
         return result
 
     def _summarise(
@@ -172,44 +166,40 @@ class RouteRunner:
     async def _microbatch(
         self, index: int, part: Batch, num_samples: int, number: int
     ) -> LossResult:
-        first, last = self.route[0], self.route[-1]
-        scale = part.num_samples / num_samples
-        seed = stable_seed(self._seed, "step", number, index)
-        call = m.MicrobatchCall(first.uid, self.session, self._step, index, scale, seed)
-        if self._desk is not None:
-            return await self._microbatch_here(self._desk, call, part)
-        to_last = m.MicrobatchCall(last.uid, self.session, self._step, index, scale, seed)
-        reply: list[Message] = []
-
-        async def targets() -> None:
-            reply.append(await self._send(last, m.TARGETS, to_last, part.targets))
-
-        await _all([targets(), self._forward(call, part)])
-        return read_loss(reply[0])
-
-    async def _microbatch_here(
-        self, desk: LossDesk, call: m.MicrobatchCall, part: Batch
-    ) -> LossResult:
-        desk.expect(call, part.targets)
-        try:
-            await self._forward(call, part)
-        finally:
-            result = desk.take(call)
-        if result is None:
-            raise StepAborted("the last stage answered without asking for the loss")
-        return result
-
-    async def _forward(self, call: m.MicrobatchCall, part: Batch) -> None:
-        await self._send(self.route[0], m.FORWARD, call, part.inputs)
-
-    async def _send(
-        self, hop: Hop, method: str, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
-    ) -> Message:
-        wired = tuple(to_wire(str(i), tensor) for i, tensor in enumerate(tensors))
-        message = Message(call.body(), wired)
-        return await self._rpc.call(
-            hop.peer_id, method, message, timeout_s=self._call_s, sink=torch_sink
+        desk = self._desk
+        call = m.MicrobatchCall(
+            self.route[0].uid,
+            self.session,
+            self._step,
+            index,
+            part.num_samples / num_samples,
+            stable_seed(self._seed, "step", number, index),
+            0 if desk is not None else len(part.targets),
+            self._decided,
         )
+        if desk is None:
+            loss = await self._forward(call, (*part.inputs, *part.targets))
+        else:
+            desk.expect(call, part.targets)
+            try:
+                await self._forward(call, part.inputs)
+            finally:
+                loss = desk.take(call)
+        if loss is None:
+            raise StepAborted("the route answered without a loss")
+        return loss
+
+    async def _forward(
+        self, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
+    ) -> LossResult | None:
+        message = Message(call.body(), _wired(tensors))
+        first = self.route[0].peer_id
+        reply = await self._rpc.call(
+            first, m.FORWARD, message, timeout_s=self._call_s, sink=torch_sink
+        )
+        for hop, standing in zip(self.route, read_standings(reply), strict=False):
+            self.standings[hop.uid] = m.Standing.read(standing)
+        return read_loss(reply)
 
     # --- COMMIT, ABORT, rounds
 
@@ -222,8 +212,8 @@ class RouteRunner:
         if self._decided is decided:
             self._decided = None
 
-    async def _commit(self, hop: Hop, decided: _Decided, timeout_s: float) -> None:
-        call = m.CommitCall(hop.uid, self.session, decided.step, decided.num_samples, decided.batch)
+    async def _commit(self, hop: Hop, decided: m.Decided, timeout_s: float) -> None:
+        call = m.CommitCall(hop.uid, self.session, decided)
         await self._ask_standing(hop, m.COMMIT, call.body(), timeout_s)
 
     async def abort(self, reason: str) -> tuple[PeerId, ...]:
@@ -292,19 +282,14 @@ async def evaluate(
         body = {"uid": route[-1].uid, "num_inputs": len(values)}
         message = Message(body, (*values, *_wired(batch.targets)))
         reply = await rpc.call(route[-1].peer_id, m.EVALUATE, message, timeout_s=timeout_s)
-        for name, value in read_loss(reply).sums.items():
+        result = read_loss(reply)
+        for name, value in result.sums.items() if result is not None else ():
             totals[name] = totals.get(name, 0.0) + value
     return totals
 
 
 def _wired(tensors: tuple[Tensor, ...]) -> tuple[WireTensor, ...]:
     return tuple(to_wire(str(i), tensor) for i, tensor in enumerate(tensors))
-
-
-def read_loss(reply: Message) -> LossResult:
-    """Check and return a loss with its metric sums."""
-    sums = need(reply.body, "sums", dict)
-    return LossResult(need(reply.body, "loss", float), {k: need(sums, k, float) for k in sums})
 
 
 async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:

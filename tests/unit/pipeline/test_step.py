@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from distqatd.base.errors import DistqatError, NetworkError, StepAborted
-from distqatd.pipeline.messages import COMMIT, FORWARD, TARGETS, CommitCall
+from distqatd.pipeline.messages import COMMIT, FORWARD, CommitCall, Decided
 from distqatd.pipeline.runner import evaluate
 from tests.support.inline_executor import InlineExecutor
 from tests.support.pipelines import Pipeline, batch, train_plain
@@ -43,7 +43,20 @@ async def test_hidden_states_and_logits_never_reach_the_trainer():
     await run_steps(runner, [0])
     sent = [(a, b) for a, b, method in pipeline.net.calls if method == FORWARD]
     assert sent == [("trainer", "p0.0"), ("p0.0", "p1.0"), ("p1.0", "p2.0")]
-    assert [b for _, b, method in pipeline.net.calls if method == TARGETS] == ["p2.0"]
+
+
+async def test_a_step_costs_one_call_a_link_and_its_commit_none():
+    pipeline = Pipeline("head", "body", "tail")
+    runner = pipeline.runner()
+    await runner.open()
+    pipeline.net.calls.clear()
+    for number in range(4):
+        await runner.step(batch(number), number)
+    assert [method for _, _, method in pipeline.net.calls] == [FORWARD] * 12
+    assert [hosted.expert.inner_step for hosted in pipeline.hosted.values()] == [3, 3, 3]
+    assert {s.inner_step for s in runner.standings.values()} == {3}
+    await runner.flush()
+    assert [hosted.expert.inner_step for hosted in pipeline.hosted.values()] == [4, 4, 4]
 
 
 async def test_an_aborted_step_leaves_no_trace_and_its_batch_is_replayed():
@@ -142,7 +155,7 @@ async def test_a_commit_whose_link_died_while_it_was_applied_is_applied_once():
     await runner.open()
     await runner.step(batch(0), 0)
     hosted = pipeline.hosted["full.0.0.0"]
-    call = CommitCall(hosted.uid, runner.session, 1, 8, 0)
+    call = CommitCall(hosted.uid, runner.session, Decided(1, 8, 0))
     first = asyncio.ensure_future(hosted.commit(call))
     await asyncio.sleep(0.02)  # the work has begun
     first.cancel()
