@@ -45,13 +45,14 @@ class InlineExecutor:
             loop.call_soon(self._begin)
         return await future
 
-    def close(self) -> None:
+    def close(self) -> bool:
         """Take no more work; what waits fails with ComputeError."""
         self._closed = True
         for *_, future in self._jobs:
             if not future.done():
                 future.set_exception(ComputeError("the compute thread was closed"))
         self._jobs.clear()
+        return True
 
     def _begin(self) -> None:
         """Run the first piece of work whose caller still waits."""
