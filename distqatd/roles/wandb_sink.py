@@ -7,6 +7,7 @@ is an event, after which metrics are dropped.
 import queue
 import threading  # noqa: TID251  W&B blocks: it gets one thread of its own
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,9 +42,9 @@ class WandbSink:
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Finish the run, waiting at most `timeout_s` seconds."""
-        if not self._waiting.full():
-            self._waiting.put_nowait(None)
-        self._thread.join(timeout_s)
+        with suppress(queue.Full):
+            self._waiting.put(None, timeout=timeout_s / 2)
+        self._thread.join(timeout_s / 2)
 
     def _serve(self) -> None:
         try:

@@ -1,0 +1,222 @@
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+import torch
+
+from distqatd.base.errors import SwarmError
+from distqatd.base.rng import seeded_rng
+from distqatd.base.tasks import Supervisor
+from distqatd.config.sections import Config
+from distqatd.data.batches import Batch
+from distqatd.pipeline.messages import FORWARD
+from distqatd.roles.client_calls import EVALUATE, START, STOP, SYNC, Grant, Report
+from distqatd.roles.trainer import MAX_NON_FINITE, TrainerRole
+from distqatd.swarm import records as r
+from distqatd.swarm.routes import route_body
+from distqatd.wire.payload import Message
+from tests.support.contexts import World, kinds
+from tests.support.inline_executor import InlineExecutor
+from tests.support.loops import on_virtual_time
+from tests.support.pipelines import Pipeline, batch, train_plain
+
+LEASE = 4
+
+
+class Data:
+    """Batches by number; those in `broken` have no finite loss."""
+
+    def __init__(self):
+        self.broken = set()
+
+    def batch(self, number):
+        made = batch(number)
+        if number not in self.broken:
+            return made
+        return Batch((made.inputs[0] * float("nan"),), made.targets, made.num_samples)
+
+    def validation_batches(self):
+        yield batch(1000)
+        yield batch(1001)
+
+
+class Client:
+    """Lends batches 0 to `total` - 1 over one route, and keeps the reports."""
+
+    def __init__(self, world, total):
+        self.total, self.world = total, world
+        self.reports = []
+        self.failing = 0
+        self.fence = 0
+        self.first = 0
+        self.rpc = world.net.peer("client")
+        self.rpc.serve(SYNC, self.sync)
+
+    async def sync(self, _, message):
+        report = Report.read(message.body)
+        self.reports.append(report)
+        if self.failing:
+            self.failing -= 1
+            raise SwarmError("not now")
+        for peer in report.lost:
+            self.world.net.heal(peer)
+        if report.next_batch >= self.total:
+            return Message(Grant(0, 0, 0, (), is_over=True, reason="done").body())
+        if report.wants_lease or report.wants_route:
+            self.fence += 1
+            self.first = report.next_batch
+        end = min(self.first + LEASE, self.total)
+        grant = Grant(self.fence, self.first, end, self.world.pipeline.route, False, "")
+        return Message(grant.body())
+
+
+class TrainerWorld(World):
+    """A trainer `trainer` with two real experts, and a client."""
+
+    def __init__(self, total=8):
+        super().__init__(Config())
+        self.pipeline = Pipeline("front", "back")
+        self.net = self.pipeline.net
+        self.config = self.config.model_copy(
+            update={"diloco": self.pipeline.diloco, "model_pipeline": self.pipeline.model}
+        )
+        self.client = Client(self, total)
+        self.data = Data()
+        self.total = total
+
+    @asynccontextmanager
+    async def running(self):
+        async with Supervisor("test", seeded_rng("tasks")) as tasks:
+            self.ctx = self.context("trainer", tasks, ("trainer",))
+            self.trainer = TrainerRole(self.ctx, self.data, InlineExecutor(0.01), None)
+            tasks.spawn(self.trainer.run(), name="trainer")
+            yield self
+
+    async def ask(self, method, **body):
+        return await self.client.rpc.call("trainer", method, Message(body), timeout_s=5)
+
+    async def train(self):
+        await self.ask(START, pipeline=0)
+        while self.trainer.jobs:  # noqa: ASYNC110  on virtual time
+            await asyncio.sleep(0.05)
+
+    def assert_trained(self, numbers):
+        _, plain = train_plain(numbers)
+        for name, tensor in self.pipeline.state().items():
+            assert torch.allclose(tensor, plain[name], atol=1e-6), name
+
+    def records(self):
+        found = self.board.records.items()
+        return {slot[2]: r.TrainerRecord.parse(s.value) for slot, s in found}
+
+
+@on_virtual_time
+async def test_a_job_trains_lease_after_lease_and_reports_until_it_is_over():
+    async with TrainerWorld().running() as world:
+        await world.train()
+        world.assert_trained(range(8))
+        first, *_, last = world.client.reports
+        assert (first.fence, first.wants_lease, first.wants_route) == (0, True, True)
+        assert (last.next_batch, last.num_replayed, last.lost) == (8, 0, ())
+        assert world.records()["0"].step == 8
+        assert kinds(world.ctx)[-1] == "trainer.ended"
+
+
+@on_virtual_time
+async def test_a_step_that_fails_is_run_again_on_the_route_that_the_client_then_names():
+    world = TrainerWorld()
+    forwards = []
+
+    def cut_once(_, callee, method):
+        if method == FORWARD and callee == "p1.0":
+            forwards.append(callee)
+            if len(forwards) == 3:
+                world.net.cut("p1.0")
+
+    world.net.on_call = cut_once
+    async with world.running():
+        await world.train()
+        world.assert_trained(range(8))
+        [failed] = [report for report in world.client.reports if report.lost]
+        assert failed.lost == ("p1.0",)
+        assert (failed.num_replayed, failed.wants_route) == (1, True)
+        assert "step.aborted" in kinds(world.ctx)
+
+
+@on_virtual_time
+async def test_a_client_that_fails_is_asked_again():
+    async with TrainerWorld(total=4).running() as world:
+        world.client.failing = 3
+        await world.train()
+        world.assert_trained(range(4))
+        assert kinds(world.ctx).count("client.silent") == 3
+
+
+@on_virtual_time
+async def test_a_trainer_keeps_in_touch_while_a_step_hangs():
+    world = TrainerWorld(total=1)
+    world.net.delay(FORWARD, 4.5)  # of each of two hops: under the deadline of the step
+    async with world.running():
+        await world.train()
+        middle = world.client.reports[1:-1]
+        assert len(middle) == 1
+        assert middle[0].next_batch == 0
+        assert not middle[0].wants_lease
+        assert not middle[0].wants_route
+        world.assert_trained(range(1))
+
+
+@on_virtual_time
+async def test_a_batch_that_never_has_a_finite_loss_is_skipped_and_told():
+    world = TrainerWorld()
+    world.data.broken = {2}
+    async with world.running():
+        await world.train()
+        world.assert_trained([0, 1, 3, 4, 5, 6, 7])
+        assert sum(report.num_replayed for report in world.client.reports) == MAX_NON_FINITE
+        assert sum(report.num_skipped for report in world.client.reports) == 1
+        assert kinds(world.ctx).count("batch.skipped") == 1
+
+
+@on_virtual_time
+async def test_two_broken_batches_in_a_row_get_three_tries_each():
+    world = TrainerWorld()
+    world.data.broken = {0, 1}
+    async with world.running():
+        await world.train()
+        world.assert_trained(range(2, 8))
+        assert sum(report.num_replayed for report in world.client.reports) == 2 * MAX_NON_FINITE
+        assert sum(report.num_skipped for report in world.client.reports) == 2
+
+
+@on_virtual_time
+async def test_a_job_that_is_stopped_ends_and_its_record_goes():
+    world = TrainerWorld(total=10**6)
+    async with world.running():
+        await world.ask(START, pipeline=0)
+        await world.ask(START, pipeline=0)  # a repetition starts nothing
+        await asyncio.sleep(1.5)
+        assert kinds(world.ctx).count("trainer.started") == 1
+        assert world.records()["0"].route == ("front.0.0.0", "back.0.0.0")
+        await world.ask(STOP, pipeline=0)
+        assert world.trainer.jobs == {}
+        assert set(world.records()) == {"idle"}
+
+
+@on_virtual_time
+async def test_another_client_takes_a_job_over():
+    world = TrainerWorld(total=10**6)
+    async with world.running():
+        await world.ask(START, pipeline=0)
+        other = world.net.peer("another")
+        await other.call("trainer", START, Message({"pipeline": 0}), timeout_s=5)
+        assert world.trainer.jobs[0].client == "another"
+
+
+@on_virtual_time
+async def test_the_anchors_are_evaluated_over_all_validation_batches():
+    async with TrainerWorld().running() as world:
+        reply = await world.ask(EVALUATE, route=route_body(world.pipeline.route))
+        assert reply.body["sums"]["count"] == 16
+        assert 0 <= reply.body["sums"]["correct"] <= 16
+        assert reply.body["sums"]["loss"] == pytest.approx(16 * 1.4, rel=0.5)
