@@ -230,6 +230,9 @@ class TrainerRole:
                 route=" ".join(job.progress.route),
                 session=runner.session.fence,
             )
+            job.progress.outer_step = runner.outer_step
+            if self._is_done(runner):
+                return  # the last step was applied by the ABORT of the route before
         loop = asyncio.get_running_loop()
         while job.next_batch < grant.end:
             number = job.next_batch

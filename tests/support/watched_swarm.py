@@ -43,22 +43,22 @@ def watched() -> Iterator[Book]:
 @contextmanager
 def _watched_steps(book: Book) -> Iterator[None]:
     asked: dict[int, int] = {}
-    commit, apply = HostedExpert.commit, Expert.apply
+    settle, apply = HostedExpert.apply, Expert.apply
 
-    async def watched_commit(self, call):
-        asked[id(self.expert)] = call.batch
-        return await commit(self, call)
+    async def watched_settle(self, session, decided):
+        asked[id(self.expert)] = decided.batch
+        return await settle(self, session, decided)
 
     def watched_apply(self, num_samples):
         result = apply(self, num_samples)
         book.applied[_stage(self.uid), asked[id(self)]] += 1
         return result
 
-    HostedExpert.commit, Expert.apply = watched_commit, watched_apply
+    HostedExpert.apply, Expert.apply = watched_settle, watched_apply
     try:
         yield
     finally:
-        HostedExpert.commit, Expert.apply = commit, apply
+        HostedExpert.apply, Expert.apply = settle, apply
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """Whole daemons: they join, train a tiny model over DiLoCo rounds, and leave."""
 
 import asyncio
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from distqatd.daemon.seams import Seams
 from distqatd.identity.swarm import secret_swarm
 from tests.sim.host import Host
 from tests.sim.registry import scenario
-from tests.sim.sim import Sim
+from tests.sim.sim import Sim, Violation
 from tests.support.inline_executor import InlineExecutor
 
 PORT = 29700
@@ -71,6 +72,7 @@ class Swarm:
     """Daemons on simulated machines, the first of them monitor and client."""
 
     def __init__(self, sim: Sim, config: Config) -> None:
+        _fail_on_logged_errors(sim)
         torch.set_num_threads(1)  # more cost time on tensors this small, and may reorder sums
         self.sim = sim
         self.config = config
@@ -135,6 +137,26 @@ class Swarm:
 async def _inline(work: Callable[[], object]) -> object:
     """Do at once what a real daemon does in a thread."""
     return work()
+
+
+class _Bugs(logging.Handler):
+    """Fails the simulation for what a daemon logs as a bug of its own and then survives."""
+
+    sim: Sim
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = f"logged as a bug: {record.getMessage()} {record.exc_info and record.exc_info[1]!r}"
+        self.sim.loop.fail(Violation(text))
+
+
+_BUGS = _Bugs(logging.ERROR)
+
+
+def _fail_on_logged_errors(sim: Sim) -> None:
+    _BUGS.sim = sim
+    log = logging.getLogger("distqatd")
+    if _BUGS not in log.handlers:
+        log.addHandler(_BUGS)
 
 
 async def _nothing() -> None:
