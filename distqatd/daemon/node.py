@@ -102,8 +102,8 @@ class Node:
         return RunId(self.config.experiment_prefix)
 
     def addresses(self) -> tuple[str, ...]:
-        """Return where others reach us."""
-        return advertised(self.config.network, self.port)
+        """Return where others reach us; nothing before we listen."""
+        return advertised(self.config.network, self.port) if self.port else ()
 
     def _hello(self) -> Hello:
         knows_run = self.context is not None

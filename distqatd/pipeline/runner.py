@@ -118,6 +118,26 @@ class RouteRunner:
         self._step = 0
         self._decided: m.Decided | None = None
         self.standings: dict[ExpertUid, m.Standing] = {}
+        self.unsettled: dict[Hop, m.CommitCall] = {}
+
+    async def settle(self, earlier: dict[Hop, m.CommitCall]) -> None:
+        """Deliver the COMMITs that an earlier runner could not, to the experts of this route.
+
+        `earlier` is emptied of what was delivered, or came too late: OPEN would drop the step.
+
+        Raises:
+            NetworkError: an expert still cannot be reached.
+        """
+        m.learn_route(self._rpc, self.route)
+        for hop in [hop for hop in self.route if hop in earlier]:
+            try:
+                body = earlier[hop].body()
+                await self._rpc.call(hop.peer_id, m.COMMIT, Message(body), timeout_s=self._settle_s)
+            except NetworkError:
+                raise
+            except DistqatError as error:
+                self._events.emit("step.settled_late", uid=hop.uid, error=str(error))
+            del earlier[hop]
 
     async def open(self) -> None:
         """Take every expert of the route into the session."""
@@ -220,19 +240,24 @@ class RouteRunner:
         """Commit what was decided wherever a stage lives, then drop the open step everywhere.
 
         Returns:
-            The peers that could not be reached.
+            The peers that could not be reached; what they owe is in `unsettled`.
         """
         silent: list[PeerId] = []
+        decided = self._decided
 
         async def one(hop: Hop) -> None:
             try:
-                if self._decided is not None:
-                    await self._commit(hop, self._decided, ABORT_S)
+                if decided is not None:
+                    self.unsettled[hop] = m.CommitCall(hop.uid, self.session, decided)
+                    await self._commit(hop, decided, ABORT_S)
+                    del self.unsettled[hop]
                 body = {"uid": hop.uid, **self.session.body(), "reason": reason}
                 await self._rpc.call(hop.peer_id, m.ABORT, Message(body), timeout_s=ABORT_S)
             except DistqatError as error:
                 if isinstance(error, NetworkError):
                     silent.append(hop.peer_id)
+                else:
+                    self.unsettled.pop(hop, None)
                 # The stage is gone or serves somebody else; it drops the step by itself.
                 self._events.emit("step.abort_unheard", uid=hop.uid, error=str(error))
 

@@ -14,13 +14,13 @@ from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
 from distqatd.net.rpc import Caller
-from distqatd.pipeline.messages import SessionId
+from distqatd.pipeline.messages import CommitCall, SessionId
 from distqatd.pipeline.runner import LossDesk, RouteRunner, StepResult, evaluate
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.swarm import records as r
-from distqatd.swarm.routes import read_route
+from distqatd.swarm.routes import Hop, read_route
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
@@ -29,6 +29,9 @@ RETRY_S = 0.5
 
 MAX_NON_FINITE = 3
 """A batch whose loss is NaN or infinite so often in a row is skipped, and counted as lost."""
+
+MAX_UNSETTLED = 256
+"""COMMITs kept for experts that could not be reached; they are delivered before the next OPEN."""
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class Job:
     unreported_skips: int = 0
     num_non_finite: int = 0
     serial: int = 0
+    unsettled: dict[Hop, CommitCall] = field(default_factory=dict)
     reported_at: float = 0.0
     syncing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -222,6 +226,7 @@ class TrainerRole:
     async def _steps(self, job: Job, runner: RouteRunner, grant: calls.Grant) -> None:
         """Run the lease's batches until its end, a due report, or a failure (raised)."""
         if not runner.standings:
+            await runner.settle(job.unsettled)
             await runner.open()
             job.progress.route = tuple(hop.uid for hop in runner.route)
             self._context.events.emit(
@@ -277,6 +282,7 @@ class TrainerRole:
         job.unreported_replays += 1
         job.progress.num_replayed += 1
         lost = await runner.abort(str(error))
+        job.unsettled = dict([*job.unsettled.items(), *runner.unsettled.items()][-MAX_UNSETTLED:])
         self._context.events.emit(
             "step.aborted",
             degraded=True,

@@ -55,12 +55,15 @@ async def finish(
         what=f"{num_experts} experts serve",
     )
     # Replicas that took one step apart find out by their records, and the fewer give way.
+    await sim.until(
+        lambda: min(h.expert.outer_step for h in swarm.experts()) >= outer_steps,
+        within_s=30,
+        what=f"every expert has taken outer step {outer_steps}",
+    )
     await sim.until(swarm.is_identical, within_s=30, what="replicas hold the same anchor")
     ledger = swarm.client.ledger
     sim.check(ledger.lost() == 0, f"{ledger.lost()} batches lost")
     sim.check(ledger.duplicated == 0, f"{ledger.duplicated} batches duplicated")
-    steps = [hosted.expert.outer_step for hosted in swarm.experts()]
-    sim.check(min(steps) >= outer_steps, f"outer steps {steps}")
     sim.check(book.most() <= most, f"a batch applied too often: {book.applied.most_common(3)}")
     sim.check(not book.wrong, f"wrong means: {book.wrong}")
 

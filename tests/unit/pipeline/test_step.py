@@ -205,3 +205,38 @@ async def test_more_microbatches_than_may_be_in_flight_wait_and_change_nothing()
     await runner.open()
     losses = await run_steps(runner, range(3))
     assert_same(pipeline, range(3), losses, 4)
+
+
+async def test_a_commit_that_could_not_be_delivered_is_before_the_next_session_opens():
+    pipeline = Pipeline("front", "back")
+    runner = pipeline.runner()
+    await runner.open()
+    losses = [(await runner.step(batch(0), 0)).loss]
+    pipeline.net.cut("p1.0")
+    assert await runner.abort("the link broke") == ("p1.0",)
+    unsettled = runner.unsettled
+    assert [hop.peer_id for hop in unsettled] == ["p1.0"]
+    runner = pipeline.runner(serial=2)
+    with pytest.raises(NetworkError):
+        await runner.settle(unsettled)
+    pipeline.net.heal("p1.0")
+    await runner.settle(unsettled)
+    assert unsettled == {}
+    await runner.open()
+    losses += await run_steps(runner, [1])
+    assert_same(pipeline, range(2), losses)
+
+
+async def test_a_commit_that_comes_after_another_session_is_dropped():
+    pipeline = Pipeline("front", "back")
+    runner = pipeline.runner()
+    await runner.open()
+    await runner.step(batch(0), 0)
+    pipeline.net.cut("p1.0")
+    await runner.abort("the link broke")
+    pipeline.net.heal("p1.0")
+    await pipeline.runner(fence=2).open()
+    unsettled = runner.unsettled
+    await pipeline.runner(fence=3).settle(unsettled)
+    assert unsettled == {}
+    assert [event.kind for event in pipeline.events.since()].count("step.settled_late") == 1

@@ -78,3 +78,18 @@ async def test_what_is_remembered_of_peers_is_bounded(monkeypatch):
         context.directory.mark_lost(f"p{i}", "reset")
     assert len(context.directory._lost) == 3
     assert len(context.directory._seqs) == 3
+
+
+async def test_a_peer_with_too_many_records_is_not_remembered_in_full(monkeypatch):
+    monkeypatch.setattr(module, "MAX_PEERS", 5)
+    monkeypatch.setattr(module, "MAX_RECORDS_PER_PEER", 3)
+    world = World()
+    directory = world.context("me").directory
+    for number in range(20):
+        directory.mark_lost(f"p{number}", "gone")
+        world.board.put(r.PEERS_KEY, f"p{number}", "", r.PeerRecord((), (), "1", 1).pack())
+        world.board.put(r.PEERS_KEY, "noisy", str(number), r.PeerRecord((), (), "1", 1).pack())
+    await directory.refresh()
+    assert len(directory._lost) <= 5
+    assert len(directory._seqs) <= 5
+    assert len(directory._seqs["noisy"]) == 3

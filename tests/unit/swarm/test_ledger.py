@@ -63,3 +63,12 @@ def test_every_batch_is_committed_lent_or_waiting_and_none_twice(actions):
     still = [b for first, end in open_ranges for b in range(first, end)]
     assert len(still) == len(set(still))
     assert book.committed == book.next_batch - len(still)
+
+
+def test_batches_that_were_skipped_are_lost_not_committed():
+    ledger = Ledger(lease_size=4)
+    lease = ledger.grant(0)
+    assert ledger.commit(0, lease.fence, 3, num_replayed=3, num_skipped=1)
+    assert (ledger.committed, ledger.lost()) == (2, 1)
+    assert ledger.commit(0, lease.fence, 3, num_replayed=0, num_skipped=5)  # nothing new
+    assert (ledger.committed, ledger.lost()) == (2, 1)

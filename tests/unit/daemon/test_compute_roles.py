@@ -1,0 +1,38 @@
+import pytest
+
+from distqatd.base.errors import ConfigError
+from distqatd.daemon.compute_roles import build_trainer, check_data_source
+from distqatd.roles.trainer import TrainerRole
+from tests.support.contexts import World
+
+
+@pytest.mark.parametrize("name", ["/etc/hostname", "~/.ssh/id_ed25519", "data.txt"])
+def test_a_path_that_only_the_swarm_names_is_refused_with_the_fix(name):
+    with pytest.raises(ConfigError, match="not given on this machine") as failure:
+        check_data_source(name, is_ours=False)
+    assert f"--set data.dataset_name={name}" in str(failure.value)
+
+
+def test_a_path_that_was_given_here_and_a_known_name_are_accepted():
+    check_data_source("data.txt", is_ours=True)
+    check_data_source("digits", is_ours=False)
+    check_data_source("python_sources", is_ours=False)
+
+
+def test_a_trainer_is_not_built_over_a_path_of_the_swarm(tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("do not train on me " * 1000)
+    world = World()
+    data = world.config.data.model_copy(update={"dataset_name": str(secret)})
+    world.config = world.config.model_copy(update={"data": data})
+    with pytest.raises(ConfigError, match="not given on this machine"):
+        build_trainer(world.context("me"), None, knows_data=False)
+
+
+class NoDevice:
+    executor = None
+
+
+def test_a_trainer_is_built_over_a_known_data_set():
+    built = build_trainer(World().context("me"), NoDevice(), knows_data=False)
+    assert isinstance(built, TrainerRole)
