@@ -70,7 +70,7 @@ class LinkTable:
         self._ours = ours
         self._max_links = max_links
         self._entries: dict[PeerId, _Entry] = {}
-        self._all: set[Connection] = set()  # with those that are being replaced
+        self._all: dict[Connection, None] = {}  # in order; with those being replaced
 
     def get(self, peer: PeerId) -> Connection | None:
         """Return the link to use for new requests."""
@@ -97,7 +97,7 @@ class LinkTable:
             Whether the peer had no link before.
         """
         now_s = asyncio.get_running_loop().time()
-        self._all.add(link)
+        self._all[link] = None
         old = self._entries.get(link.peer_id)
         if old is not None and self._old_stays(old, link, now_s):
             link.retire(_REPLACED)
@@ -109,7 +109,7 @@ class LinkTable:
 
     def remove(self, link: Connection) -> bool:
         """Forget a link that has ended; return whether it was the one in use."""
-        self._all.discard(link)
+        self._all.pop(link, None)
         entry = self._entries.get(link.peer_id)
         if entry is None or entry.link is not link:
             return False
