@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from distqatd.averaging.messages import ASK, Verdict, take
+from distqatd.averaging.messages import ASK, Verdict
 from distqatd.averaging.tools import Tools
 from distqatd.base.errors import DistqatError
 from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 ASK_EVERY_S = 0.5
@@ -26,7 +27,7 @@ async def ask_all(
         timeout_s = max(ASK_EVERY_S, 2 * tools.margin_s)
         try:
             answer = await tools.rpc.call(peer_id, ASK, message, timeout_s=timeout_s)
-            if take(answer.body, "known", bool):
+            if need(answer.body, "known", bool):
                 conclude(Verdict.from_body(answer.body))
         except DistqatError:
             # It cannot say; the next round of asking, or the deadline, settles it.

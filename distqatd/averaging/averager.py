@@ -7,7 +7,7 @@ from typing import Any
 from distqatd.averaging import messages
 from distqatd.averaging.digests import Agreement, agree
 from distqatd.averaging.member import MemberRound
-from distqatd.averaging.messages import Ready, take
+from distqatd.averaging.messages import Ready
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord, Verdicts
 from distqatd.averaging.round import Waiting
 from distqatd.averaging.seat import OnOpen, Roster, Seat
@@ -23,6 +23,7 @@ from distqatd.compute.executor import Executor
 from distqatd.config.sections import DilocoConfig
 from distqatd.net.rpc import Rpc
 from distqatd.optim.digest import digest
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 MAX_RECORDS = 200
@@ -244,7 +245,7 @@ class Averager:
         try:
             message = Message(body)
             answer = await self._tools.rpc.call(peer_id, messages.DIGEST, message, timeout_s=wait_s)
-            theirs = take(answer.body, "digest", str)
+            theirs = need(answer.body, "digest", str)
         except DistqatError:
             # It stays among the silent ones of the agreement.
             return

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distqatd.averaging.messages import CHUNK, take
+from distqatd.averaging.messages import CHUNK
 from distqatd.averaging.plan import Plan
 from distqatd.averaging.waits import until
 from distqatd.base.errors import (
@@ -30,6 +30,7 @@ from distqatd.compute.executor import Executor
 from distqatd.compute.payload import from_wire, to_wire, torch_sink
 from distqatd.net.rpc import Rpc
 from distqatd.optim.codecs import Codec
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, TensorSpec, WireTensor
 
 CHUNKS_IN_FLIGHT = 4
@@ -192,7 +193,7 @@ class Butterfly:
             RemoteProtocolError: the request does not fit the plan.
             RoundAborted: the round ended before the mean was there.
         """
-        chunk = take(body, "chunk", int)
+        chunk = need(body, "chunk", int)
         self._table.check(member, chunk, has_values=bool(message.tensors))
         if message.tensors:
             values = await self._decoded(message.tensors[0])

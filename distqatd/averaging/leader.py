@@ -13,7 +13,6 @@ from distqatd.averaging.messages import (
     VERDICT,
     Ready,
     Vote,
-    take,
 )
 from distqatd.averaging.round import LeaderRound, Phase, Waiting
 from distqatd.averaging.tools import Tools, now
@@ -21,6 +20,7 @@ from distqatd.averaging.waits import wait_until
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.net.rpc import Caller
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 
@@ -139,8 +139,8 @@ class Leader:
         }
         try:
             answer = await self._call(peer_id, OPEN, body, self._tools.margin_s)
-            state = take(answer.body, "state", str)
-            step = take(answer.body, "step", int)
+            state = need(answer.body, "state", str)
+            step = need(answer.body, "step", int)
         except DistqatError as error:
             self.round.excuse(uid, str(error))
         else:

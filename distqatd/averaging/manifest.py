@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distqatd.averaging.messages import take
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.compute.payload import to_wire
 from distqatd.compute.results import Snapshot
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, TensorSpec, spec_fault
 
 CHUNK_BYTES = 4 << 20
@@ -91,7 +91,7 @@ class Manifest:
             RemoteProtocolError: it does not hold together, or describes more than `max_bytes`.
         """
         body = message.body
-        specs = _read_specs(take(body, "tensors", list))
+        specs = _read_specs(need(body, "tensors", list))
         num_bytes = sum(spec.nbytes for spec in specs)
         if num_bytes > max_bytes:
             raise RemoteProtocolError(f"a state of {num_bytes} bytes, at most {max_bytes} fit")
@@ -101,10 +101,10 @@ class Manifest:
         if len(digests) != len(chunks_of(specs)) * DIGEST_BYTES:
             raise RemoteProtocolError("a manifest has as many digests as chunks")
         return cls(
-            take(body, "outer_step", int),
-            take(body, "anchor", str),
-            take(body, "layout", str),
-            take(body, "meta", dict),
+            need(body, "outer_step", int),
+            need(body, "anchor", str),
+            need(body, "layout", str),
+            need(body, "meta", dict),
             specs,
             digests,
         )
@@ -150,14 +150,14 @@ def _read_spec(row: Any) -> TensorSpec:
     if not isinstance(row, list) or len(row) != 4:
         raise RemoteProtocolError("a tensor of a manifest is not a list of four")
     fields = dict(zip(("name", "dtype", "shape", "nbytes"), row, strict=True))
-    shape = take(fields, "shape", list)
+    shape = need(fields, "shape", list)
     if any(type(size) is not int for size in shape):
         raise RemoteProtocolError("a shape holds integers")
     spec = TensorSpec(
-        take(fields, "name", str),
-        take(fields, "dtype", str),
+        need(fields, "name", str),
+        need(fields, "dtype", str),
         tuple(shape),
-        take(fields, "nbytes", int),
+        need(fields, "nbytes", int),
     )
     fault = spec_fault(spec)
     if fault is not None:

@@ -19,7 +19,6 @@ from distqatd.averaging.messages import (
     Verdict,
     Vote,
     aborted,
-    take,
 )
 from distqatd.averaging.plan import Plan
 from distqatd.averaging.records import Committed, committed
@@ -31,6 +30,7 @@ from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.net.rpc import Caller
 from distqatd.optim.codecs import codec
 from distqatd.optim.digest import digest
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 
@@ -160,7 +160,7 @@ class MemberRound:
         """
         await wait_until(self._planned, now() + self._tools.margin_s)
         plan, butterfly = self.plan, self._butterfly
-        round_id = take(message.body, "round", str)
+        round_id = need(message.body, "round", str)
         if plan is None or butterfly is None or plan.round_id != round_id:
             raise RoundAborted(f"{self.ready.uid} is not in round {round_id}")
         if plan.peer_of(member) != caller.peer_id:
@@ -216,15 +216,15 @@ class MemberRound:
         self._stand = Stand.LOOKING
         try:
             answer = await self._call(self._leader_peer, READY, {**self.ready.to_body(), "to": uid})
-            state = take(answer.body, "state", str)
+            state = need(answer.body, "state", str)
             if state == JOINED:
                 self._stand = Stand.WAITING if self.plan is None else self._stand
-                closes_in_s = take(answer.body, "closes_in", float)
-                return await self._await_plan(take(answer.body, "round", str), closes_in_s)
+                closes_in_s = need(answer.body, "closes_in", float)
+                return await self._await_plan(need(answer.body, "round", str), closes_in_s)
         except DistqatError as error:
             return self._leave(str(error))
         if state == AHEAD:
-            step = take(answer.body, "step", int)
+            step = need(answer.body, "step", int)
             raise RoundAborted(
                 f"{self.ready.uid} is behind: {uid} is at outer step {step}, past"
                 f" {self.ready.outer_step}; it must take over the newer state"

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid
+from distqatd.wire.fields import need
 
 T = TypeVar("T")
 
@@ -48,27 +49,13 @@ MAX_INT_BUFFERS = 4096
 MAX_TEXT = 300
 
 
-def take(body: Mapping[str, Any], key: str, kind: type[T]) -> T:
-    """Return `body[key]` if it is of this very type (an int passes as a float).
-
-    Raises:
-        RemoteProtocolError: it is missing or of another type.
-    """
-    value = body.get(key)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind:
-        raise RemoteProtocolError(f"field {key!r} must be {kind.__name__}, not {value!r:.60}")
-    return value
-
-
 def take_uid(body: Mapping[str, Any], key: str) -> ExpertUid:
     """Return `body[key]` as a uid: a text of at most 64 characters.
 
     Raises:
         RemoteProtocolError: it is not.
     """
-    uid = take(body, key, str)
+    uid = need(body, key, str)
     if not 0 < len(uid) <= 64:
         raise RemoteProtocolError(f"field {key!r} is not an expert uid")
     return ExpertUid(uid)
@@ -80,7 +67,7 @@ def take_ints(body: Mapping[str, Any], key: str) -> dict[str, int]:
     Raises:
         RemoteProtocolError: it is not, or there are more than MAX_INT_BUFFERS.
     """
-    values = take(body, key, dict)
+    values = need(body, key, dict)
     if len(values) > MAX_INT_BUFFERS or any(type(value) is not int for value in values.values()):
         raise RemoteProtocolError(f"field {key!r} must hold at most {MAX_INT_BUFFERS} integers")
     return values
@@ -92,7 +79,7 @@ def take_uids(body: Mapping[str, Any], key: str) -> tuple[ExpertUid, ...]:
     Raises:
         RemoteProtocolError: it is not a list of texts, or too long.
     """
-    values = take(body, key, list)
+    values = need(body, key, list)
     if len(values) > MAX_MEMBERS or any(type(value) is not str for value in values):
         raise RemoteProtocolError(f"field {key!r} must hold at most {MAX_MEMBERS} uids")
     return tuple(ExpertUid(value) for value in values)
@@ -133,12 +120,12 @@ class Ready:
         """
         ready = cls(
             take_uid(body, "from"),
-            take(body, "stage", str),
-            take(body, "step", int),
-            take(body, "anchor", str),
-            take(body, "samples", int),
-            take(body, "numel", int),
-            take(body, "bandwidth", float),
+            need(body, "stage", str),
+            need(body, "step", int),
+            need(body, "anchor", str),
+            need(body, "samples", int),
+            need(body, "numel", int),
+            need(body, "bandwidth", float),
             take_ints(body, "ints"),
         )
         if ready.samples < 0 or ready.num_elements < 1 or not 0 <= ready.bandwidth < 1e15:
@@ -177,11 +164,11 @@ class Vote:
             RemoteProtocolError: a field is missing or of another type.
         """
         return cls(
-            take(body, "round", str),
+            need(body, "round", str),
             take_uid(body, "from"),
-            take(body, "digest", str),
+            need(body, "digest", str),
             take_uids(body, "blamed"),
-            take(body, "reason", str)[:MAX_TEXT],
+            need(body, "reason", str)[:MAX_TEXT],
         )
 
 
@@ -213,10 +200,10 @@ class Verdict:
             RemoteProtocolError: a field is missing or of another type.
         """
         return cls(
-            take(body, "round", str),
-            take(body, "committed", bool),
-            take(body, "reason", str)[:MAX_TEXT],
-            take(body, "digest", str),
+            need(body, "round", str),
+            need(body, "committed", bool),
+            need(body, "reason", str)[:MAX_TEXT],
+            need(body, "digest", str),
             take_uids(body, "missing"),
         )
 

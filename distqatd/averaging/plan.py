@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distqatd.averaging.messages import Ready, take, take_ints, take_uid
+from distqatd.averaging.messages import Ready, take_ints, take_uid
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.optim.slices import bandwidth_fractions, partition
+from distqatd.wire.fields import need
 
 CHUNK_BYTES = 1 << 20
 """Bytes of fp32 in one chunk of a slice; 64 KiB chunks were 4x slower on loopback."""
@@ -131,19 +132,19 @@ class Plan:
         Raises:
             RemoteProtocolError: it does not hold together.
         """
-        num_elements = take(body, "numel", int)
-        chunk_bytes = take(body, "chunk", int)
+        num_elements = need(body, "numel", int)
+        chunk_bytes = need(body, "chunk", int)
         if not MIN_CHUNK_BYTES <= chunk_bytes <= MAX_CHUNK_BYTES or chunk_bytes % 4:
             raise RemoteProtocolError(f"chunks of {chunk_bytes} bytes")
         return cls(
-            take(body, "round", str),
-            take(body, "stage", str),
-            take(body, "step", int),
-            take(body, "anchor", str),
+            need(body, "round", str),
+            need(body, "stage", str),
+            need(body, "step", int),
+            need(body, "anchor", str),
             num_elements,
-            take(body, "codec", str),
+            need(body, "codec", str),
             chunk_bytes,
-            _read_members(take(body, "members", list), num_elements),
+            _read_members(need(body, "members", list), num_elements),
             take_ints(body, "ints"),
         )
 
@@ -206,13 +207,13 @@ def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int]:
     if not isinstance(row, list) or len(row) != 5:
         raise RemoteProtocolError("a member of a plan is not a list of five")
     fields = dict(zip(("uid", "peer", "samples", "start", "stop"), row, strict=True))
-    samples = take(fields, "samples", int)
+    samples = need(fields, "samples", int)
     if samples < 0:
         raise RemoteProtocolError(f"a member of a plan has {samples} samples")
     return (
         take_uid(fields, "uid"),
-        PeerId(take(fields, "peer", str)),
+        PeerId(need(fields, "peer", str)),
         samples,
-        take(fields, "start", int),
-        take(fields, "stop", int),
+        need(fields, "start", int),
+        need(fields, "stop", int),
     )

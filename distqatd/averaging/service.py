@@ -8,7 +8,7 @@ from distqatd.averaging import messages
 from distqatd.averaging.digests import DigestBook
 from distqatd.averaging.leader import Leader
 from distqatd.averaging.member import MemberRound
-from distqatd.averaging.messages import Ready, Verdict, Vote, take, take_uid
+from distqatd.averaging.messages import Ready, Verdict, Vote, take_uid
 from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms
 from distqatd.averaging.roster import grace_s
 from distqatd.averaging.round import LeaderRound, Phase
@@ -24,6 +24,7 @@ from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.tasks import Supervisor
 from distqatd.compute.payload import torch_sink
 from distqatd.net.rpc import Caller
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 MAX_BODY_BYTES = 1 << 19
@@ -141,19 +142,19 @@ class RoundService:
 
     def _on_open(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
-        step = take(body, "step", int)
-        state, own_step = seat.compare(step, take(body, "anchor", str))
+        step = need(body, "step", int)
+        state, own_step = seat.compare(step, need(body, "anchor", str))
         if state == messages.BEHIND:
             seat.hear(take_uid(body, "from"), step, now())
         if state == messages.COMING and seat.active is not None:
             state = messages.JOINED
         elif state in (messages.COMING, messages.BEHIND) and seat.on_open is not None:
-            seat.on_open(seat.uid, step + 1, max(0.0, take(body, "seconds", float)))
+            seat.on_open(seat.uid, step + 1, max(0.0, need(body, "seconds", float)))
         return {"state": state, "step": own_step}
 
     def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         active = self._active(take_uid(body, "to"))
-        active.take_plan(Plan.from_body(body), caller, take(body, "seconds", float))
+        active.take_plan(Plan.from_body(body), caller, need(body, "seconds", float))
         return {}
 
     def _on_vote(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
@@ -171,14 +172,14 @@ class RoundService:
         return {}
 
     def _on_ask(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        verdict = self._tools.verdicts.get(take(body, "round", str))
+        verdict = self._tools.verdicts.get(need(body, "round", str))
         return {"known": False} if verdict is None else {"known": True, **verdict.to_body()}
 
     def _on_digest(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
-        other, step = take_uid(body, "from"), take(body, "step", int)
+        other, step = take_uid(body, "from"), need(body, "step", int)
         seat.hear(other, step, now())
-        self.digests.note(seat.uid, step, other, take(body, "digest", str))
+        self.digests.note(seat.uid, step, other, need(body, "digest", str))
         return {"digest": self.digests.get(seat.uid, step).get(seat.uid, "")}
 
     async def _on_chunk(self, caller: Caller, message: Message) -> Message:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from distqatd.averaging.manifest import Chunk, Manifest, chunks_of, make_manifest, specs_of
-from distqatd.averaging.messages import take, take_uid
+from distqatd.averaging.messages import take_uid
 from distqatd.averaging.tools import now
 from distqatd.base.errors import (
     CheckpointError,
@@ -30,6 +30,7 @@ from distqatd.compute.payload import to_wire
 from distqatd.compute.results import Snapshot
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.optim.digest import digest
+from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, TensorSpec, WireTensor
 
 MANIFEST = "state.manifest"
@@ -125,7 +126,7 @@ class Donors:
 
     async def _on_chunk(self, _: Caller, message: Message) -> Message:
         source = self._source(message)
-        wanted, index = take(message.body, "state", str), take(message.body, "chunk", int)
+        wanted, index = need(message.body, "state", str), need(message.body, "chunk", int)
         held = next((h for h in source.held if h.manifest.state_digest == wanted), None)
         if held is None:
             raise CheckpointError(f"state {wanted[:12]} is not held any more")

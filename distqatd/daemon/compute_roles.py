@@ -3,8 +3,6 @@
 import asyncio
 from dataclasses import dataclass
 
-import torch
-
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.state import Donors
 from distqatd.base.errors import ConfigError
@@ -112,9 +110,3 @@ def build_trainer(context: Context, device: Device, *, knows_data: bool) -> Trai
     if config.model_pipeline.loss_at == "trainer":
         desk = LossDesk(context.rpc, device.executor, criterion, config.network.bytes_in_flight)
     return TrainerRole(context, dataset, device.executor, desk)
-
-
-def set_threads(num_threads: int) -> None:
-    """Limit torch's threads in this process; 0 leaves torch's own choice."""
-    if num_threads:
-        torch.set_num_threads(num_threads)

@@ -64,7 +64,6 @@ class HostedExpert:
         self.session: Session | None = None
         self.steps_to_round = diloco.inner_steps
         self.round_due = asyncio.Event()
-        self.committed_batches = 0
         self._is_paused = False
         self._changed = asyncio.Condition()
 
@@ -191,7 +190,6 @@ class HostedExpert:
             if session.may_commit(decided.step):
                 self.expert.apply(decided.num_samples)
                 session.commit(decided.step)
-                self.committed_batches += 1
                 self.steps_to_round -= 1
 
         if session.may_commit(decided.step):

@@ -7,12 +7,12 @@ from distqatd.averaging.messages import (
     Ready,
     Verdict,
     Vote,
-    take,
     take_ints,
     take_uid,
     take_uids,
 )
 from distqatd.base.errors import RemoteProtocolError
+from distqatd.wire.fields import need
 from distqatd.wire.payload import pack_body, unpack_body
 
 READY = Ready("tail.0.1.0", "tail", 3, "anchor", 64, 1000, 2.5e6, {"seen": 3})
@@ -48,8 +48,8 @@ def test_a_ready_out_of_range_is_refused(change: dict[str, object]) -> None:
 
 def test_a_true_is_not_a_number_and_an_int_is_a_float() -> None:
     with pytest.raises(RemoteProtocolError):
-        take({"n": True}, "n", int)
-    assert take({"x": 3}, "x", float) == 3.0
+        need({"n": True}, "n", int)
+    assert need({"x": 3}, "x", float) == 3.0
 
 
 def test_lists_and_names_are_bounded() -> None:
