@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.digests import agree
 from distqatd.averaging.roster import Member
-from distqatd.averaging.state import Donors, fetch_state
+from distqatd.averaging.state import Donors
 from distqatd.base.errors import DistqatError, RoundAborted, SwarmError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
@@ -19,9 +19,10 @@ from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.claim import Claim
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
+from distqatd.roles.state_loader import StateLoader
 from distqatd.swarm import records as r
 from distqatd.swarm.placement import Slot
-from distqatd.swarm.view import ExpertInfo, StageView
+from distqatd.swarm.view import StageView
 
 REFRESH_S = 5.0
 """A serving expert publishes its speed, and looks whether it was left behind, this often."""
@@ -53,6 +54,7 @@ class ExpertRole:
         self._parts = parts
         self._serial = str(serial)
         self._claim = Claim(context, self._serial)
+        self._loader = StateLoader(context, parts.executor)
         self._session = 0
         self.slot: Slot | None = None
         self.hosted: HostedExpert | None = None
@@ -105,7 +107,7 @@ class ExpertRole:
             )
 
         expert = await parts.executor.run(build)
-        await self._catch_up(expert, slot)
+        await self._loader.load(expert, slot)
         return HostedExpert(
             slot.uid,
             expert,
@@ -115,38 +117,6 @@ class ExpertRole:
             config.model_pipeline,
             parts.task,
             config.compute.max_microbatches_in_flight,
-        )
-
-    async def _catch_up(self, expert: Expert, slot: Slot) -> None:
-        """Load the newest committed anchor of the stage, unless this is it."""
-        context = self._context
-        while True:
-            stage = await context.directory.refresh_stage(slot.stage)
-            others = [e for e in stage.serving if e.peer_id != context.peer_id]
-            newest = max((e.record.outer_step for e in others), default=0)
-            donors = [e for e in others if e.record.outer_step == newest]
-            if newest <= expert.outer_step:
-                return None
-            try:
-                return await self._fetch(expert, donors)
-            except DistqatError as error:
-                context.events.emit(
-                    "expert.state_missing", degraded=True, uid=slot.uid, error=str(error)
-                )
-            await asyncio.sleep(1.0)
-
-    async def _fetch(self, expert: Expert, donors: list[ExpertInfo]) -> None:
-        context = self._context
-        began = asyncio.get_running_loop().time()
-        sources = [(donor.uid, donor.peer_id) for donor in donors]
-        snapshot = await fetch_state(context.rpc, sources, context.events, self._parts.executor)
-        await self._parts.executor.run(lambda: expert.load(snapshot))
-        context.events.emit(
-            "expert.state_loaded",
-            uid=expert.uid,
-            outer_step=expert.outer_step,
-            donors=len(sources),
-            seconds=round(asyncio.get_running_loop().time() - began, 3),
         )
 
     def _serve(self, hosted: HostedExpert, slot: Slot) -> None:
@@ -270,12 +240,12 @@ class ExpertRole:
         parts, expert = self._parts, hosted.expert
         stage = await self._context.directory.refresh_stage(slot.stage)
         if holders := self._outvoted_by(stage, expert):
-            return await self._resync(expert, holders)
+            return await self._loader.resync(expert, holders)
         contribution = await parts.executor.run(expert.contribution)
         try:
             committed = await parts.averager.round(slot.uid, contribution)
         except RoundAborted:
-            return await self._catch_up(expert, slot)
+            return await self._loader.load(expert, slot)
         digest = await parts.executor.run(
             lambda: expert.commit_outer(committed.mean, committed.outer_step, committed.int_buffers)
         )
@@ -307,22 +277,13 @@ class ExpertRole:
         if agreement.majority == digest:
             return
         stage = context.directory.view.stage(slot.stage)
-        await self._resync(
+        await self._loader.resync(
             expert,
             [
                 (e.uid, e.peer_id)
                 for e in stage.serving
                 if e.uid in agreement.holders and e.uid in members
             ],
-        )
-
-    async def _resync(self, expert: Expert, holders: list[tuple[ExpertUid, PeerId]]) -> None:
-        """Give up our anchor for the one that most replicas hold at this outer step."""
-        context, executor = self._context, self._parts.executor
-        snapshot = await fetch_state(context.rpc, holders, context.events, executor)
-        await executor.run(lambda: expert.load(snapshot))
-        context.events.emit(
-            "anchor.resynced", degraded=True, uid=expert.uid, outer_step=expert.outer_step
         )
 
     async def _leave(self, hosted: HostedExpert, slot: Slot) -> None:
