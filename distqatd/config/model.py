@@ -46,6 +46,9 @@ class ModelPipelineConfig(Section):
         min_length=1,
         description="the stages in order, see below",
     )
+    max_pipelines: int = Field(
+        64, ge=1, le=64, description="pipelines at most; experts beyond them stand by as spares"
+    )
     forward_timeout: PositiveFloat = Field(
         90.0, description="seconds a forward pass of a step may take"
     )

@@ -88,7 +88,8 @@ class ClientRole:
     # --- pipelines
 
     def _plan(self, view: SwarmView) -> None:
-        decision = plan_routes(view, self.routes)
+        config = self._context.config.model_pipeline
+        decision = plan_routes(view, self.routes, config.max_pipelines)
         if decision.reason != self.last_plan:
             self.last_plan = decision.reason
             self._context.events.emit("routes.planned", reason=decision.reason)

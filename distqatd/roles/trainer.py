@@ -254,6 +254,9 @@ class TrainerRole:
     async def _after_step(
         self, job: Job, runner: RouteRunner, result: StepResult, began: float
     ) -> None:
+        if result.step == 1:  # whoever waits for the end of a failover waits for this
+            number = job.next_batch - 1
+            self._context.events.emit("pipeline.running", pipeline=job.pipeline, batch=number)
         if runner.round_is_next:
             await runner.flush()
             await runner.wait_round()

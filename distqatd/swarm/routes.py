@@ -31,6 +31,7 @@ Route = tuple[Hop, ...]
 """One expert per stage, in pipeline order."""
 
 MAX_STAGES = 64
+MAX_PIPELINES = 64
 MAX_ADDRESSES = 8
 
 
@@ -58,10 +59,13 @@ def _read_hop(value: Any) -> Hop:
     return Hop(ExpertUid(value[0]), PeerId(value[1]), value[2], tuple(value[3][:MAX_ADDRESSES]))
 
 
-def plan_routes(view: SwarmView, current: Mapping[int, Route]) -> Decision[dict[int, Route]]:
+def plan_routes(
+    view: SwarmView, current: Mapping[int, Route], max_pipelines: int = MAX_PIPELINES
+) -> Decision[dict[int, Route]]:
     """Return the routes by pipeline number: current ones mended where they can be, then new ones.
 
     A pipeline that cannot be completed is missing from the answer; the reason names its gap.
+    Experts beyond `max_pipelines` stay spares.
     """
     free = [{expert.uid: expert for expert in stage.serving} for stage in view.stages]
     kept: dict[int, list[Hop | None]] = {}
@@ -77,7 +81,7 @@ def plan_routes(view: SwarmView, current: Mapping[int, Route]) -> Decision[dict[
             routes[number] = mended
         else:
             gaps.append(f"pipeline {number} waits for {missing}")
-    while view.stages and all(free):
+    while view.stages and all(free) and len(routes) < max_pipelines:
         number = next(i for i in range(len(routes) + len(kept) + 1) if i not in routes)
         routes[number], _ = _mend(view, free, [None] * len(view.stages))
     reason = "; ".join(gaps) or f"{len(routes)} complete"

@@ -42,6 +42,14 @@ def test_a_spare_replaces_a_lost_expert():
     }
 
 
+def test_experts_beyond_the_most_pipelines_stand_by_and_mend_one():
+    experts = [("a", "head.0.0.0"), ("b", "head.0.1.0"), ("c", "tail.0.0.0"), ("d", "tail.0.1.0")]
+    routes = plan_routes(swarm(*experts), {}, max_pipelines=1).value
+    assert routes == {0: (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))}
+    mended = plan_routes(swarm(*experts[1:]), routes, max_pipelines=1).value
+    assert mended == {0: (hop("head.0.1.0", "b"), hop("tail.0.0.0", "c"))}
+
+
 def test_a_restarted_peer_is_not_the_expert_it_was():
     route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))
     view = view_of(STAGES, info("a", "head.0.0.0", epoch=2), info("c", "tail.0.0.0"))
