@@ -1,12 +1,13 @@
 """What every role is given by the composition root."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from distqatd.base.clock import Clock
 from distqatd.base.events import EventLog
 from distqatd.base.ids import PeerId, RunId
+from distqatd.base.reasons import Reasons
 from distqatd.base.rng import Rng
 from distqatd.base.tasks import Supervisor
 from distqatd.config.sections import Config
@@ -42,6 +43,11 @@ class Context:
     events: EventLog
     tasks: Supervisor
     addresses: Callable[[], tuple[str, ...]]
+    reasons: Reasons = field(default_factory=Reasons)
+
+    def note(self, kind: str, subject: str, text: str) -> bool:
+        """Keep why we did something, for `distqatctl why`; return whether the reason is new."""
+        return self.reasons.note(kind, subject, text, self.clock.now())
 
     @property
     def stage_names(self) -> tuple[str, ...]:

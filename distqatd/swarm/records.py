@@ -19,6 +19,9 @@ DRAINING = "draining"
 STATES = (JOINING, SERVING, DRAINING)
 """States of an expert, in the order it goes through them."""
 
+DRAINED = "drained"
+"""What a daemon calls an expert of its own that has left; nobody publishes it."""
+
 MAX_TEXT = 128
 MAX_ITEMS = 16
 
@@ -111,7 +114,14 @@ class PeerRecord(_Record):
 
 @dataclass(frozen=True, slots=True)
 class ExpertRecord(_Record):
-    """Under a stage's key, or under `joining` with an empty uid before a slot is chosen."""
+    """Under a stage's key, or under `joining` with an empty uid before a slot is chosen.
+
+    Attributes:
+        samples_per_s: of computing, waiting not counted; 0.0 until measured.
+        memory_free: bytes its device has left beside it; 0 if unknown.
+        memory_used: bytes the expert takes; 0 if unknown.
+        is_pinned: its machine's owner chose the stage: others do not move it.
+    """
 
     uid: str
     state: str
@@ -122,6 +132,9 @@ class ExpertRecord(_Record):
     anchor_digest: str
     samples_per_s: float
     session: int
+    memory_free: int = 0
+    memory_used: int = 0
+    is_pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,12 +65,17 @@ def plan_routes(
     """Return the routes by pipeline number: current ones mended where they can be, then new ones.
 
     A pipeline that cannot be completed is missing from the answer; the reason names its gap.
-    Experts beyond `max_pipelines` stay spares.
+    Experts beyond `max_pipelines` stay spares; of several the fastest fills a hole.
+
+    An expert that drains is left out: a spare takes its place, or its pipeline ends and the other
+    experts of it become spares. Only if it is the last of its stage it stays until it is gone.
     """
     free = [{expert.uid: expert for expert in stage.serving} for stage in view.stages]
     kept: dict[int, list[Hop | None]] = {}
     for number, route in sorted(current.items()):
         kept[number] = [_take(pool, hop) for pool, hop in zip(free, route, strict=True)]
+    for number, hops in kept.items():
+        _keep_last(view, current[number], hops)
     # Pipelines that lost the least are mended first: each spare completes as much as it can.
     order = sorted(kept, key=lambda number: (kept[number].count(None), number))
     routes: dict[int, Route] = {}
@@ -84,8 +89,7 @@ def plan_routes(
     while view.stages and all(free) and len(routes) < max_pipelines:
         number = next(i for i in range(len(routes) + len(kept) + 1) if i not in routes)
         routes[number], _ = _mend(view, free, [None] * len(view.stages))
-    reason = "; ".join(gaps) or f"{len(routes)} complete"
-    return Decision(routes, reason)
+    return Decision(routes, "; ".join([*gaps, *_leaving(view)]) or f"{len(routes)} complete")
 
 
 def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
@@ -97,6 +101,18 @@ def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
     return hop
 
 
+def _keep_last(view: SwarmView, route: Route, hops: list[Hop | None]) -> None:
+    """Put experts back that drain although nobody else serves their stage."""
+    for position, (stage, hop) in enumerate(zip(view.stages, route, strict=True)):
+        if hops[position] is None and not stage.serving:
+            same = (expert for expert in stage.members if _hop(expert) == hop)
+            hops[position] = next((_hop(expert) for expert in same), None)
+
+
+def _leaving(view: SwarmView) -> list[str]:
+    return [f"{e.uid} drains" for stage in view.stages for e in stage.members if not e.is_serving]
+
+
 def _mend(
     view: SwarmView, free: list[dict[ExpertUid, ExpertInfo]], hops: list[Hop | None]
 ) -> tuple[Route, str | None]:
@@ -106,10 +122,16 @@ def _mend(
             _give_back(view, free, hops)
             return (), stage.name
     mended = [
-        hop if hop is not None else _hop(pool.pop(min(pool, key=lambda uid: pool[uid].index)))
+        hop if hop is not None else _hop(_best_of(pool))
         for hop, pool in zip(hops, free, strict=True)
     ]
     return tuple(mended), None
+
+
+def _best_of(pool: dict[ExpertUid, ExpertInfo]) -> ExpertInfo:
+    """Take the fastest expert out of the pool: the slowest of a pipeline sets its pace."""
+    uid = min(pool, key=lambda uid: (-pool[uid].record.samples_per_s, pool[uid].index))
+    return pool.pop(uid)
 
 
 def _give_back(
@@ -117,7 +139,7 @@ def _give_back(
 ) -> None:
     for hop, pool in zip(hops, free, strict=True):
         expert = view.expert(hop.uid) if hop is not None else None
-        if expert is not None:
+        if expert is not None and expert.is_serving:
             pool[expert.uid] = expert
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from distqatd.base.errors import IdentityError
 from distqatd.base.ids import ExpertUid, PeerId, parse_uid
 from distqatd.swarm.records import (
+    DRAINING,
     JOINING,
     SERVING,
     STATES,
@@ -30,6 +31,11 @@ class ExpertInfo:
     def is_serving(self) -> bool:
         """Return whether the expert takes steps."""
         return self.record.state == SERVING
+
+    @property
+    def is_member(self) -> bool:
+        """Return whether the expert holds the stage's state: it serves, or is about to leave."""
+        return self.record.state in (SERVING, DRAINING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,16 @@ class StageView:
     def serving(self) -> tuple[ExpertInfo, ...]:
         """Return the experts that take steps, by replica index."""
         return tuple(expert for expert in self.experts if expert.is_serving)
+
+    @property
+    def members(self) -> tuple[ExpertInfo, ...]:
+        """Return the experts that hold the stage's state: those that serve or drain."""
+        return tuple(expert for expert in self.experts if expert.is_member)
+
+    @property
+    def memory_needed(self) -> int:
+        """Return the bytes an expert of this stage takes, as far as any has told; else 0."""
+        return max((expert.record.memory_used for expert in self.members), default=0)
 
     @property
     def samples_per_s(self) -> float:
@@ -108,9 +124,9 @@ class SwarmView:
         return replace(self, stages=stages)
 
     def expert(self, uid: ExpertUid) -> ExpertInfo | None:
-        """Return the serving expert with this uid, if there is one."""
+        """Return the serving or draining expert with this uid, if there is one."""
         for stage in self.stages:
-            for expert in stage.serving:
+            for expert in stage.members:
                 if expert.uid == uid:
                     return expert
         return None

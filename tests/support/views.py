@@ -4,7 +4,7 @@ from distqatd.swarm.records import ExpertRecord
 from distqatd.swarm.view import SwarmView, build_stage, expert_info
 
 
-def record(uid, *, state="serving", speed=10.0, epoch=1, outer_step=0):
+def record(uid, *, state="serving", speed=10.0, epoch=1, outer_step=0, **fields):
     return ExpertRecord(
         uid=uid,
         state=state,
@@ -15,6 +15,7 @@ def record(uid, *, state="serving", speed=10.0, epoch=1, outer_step=0):
         anchor_digest="",
         samples_per_s=speed,
         session=0,
+        **fields,
     )
 
 

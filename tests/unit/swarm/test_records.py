@@ -27,6 +27,9 @@ def test_the_largest_record_fits_into_the_dht():
         "f" * 64,
         1e9,
         2**53,
+        2**50,
+        2**50,
+        is_pinned=True,
     )
     assert len(full.pack()) <= 700
 

@@ -72,6 +72,69 @@ def test_two_broken_pipelines_make_one_whole_one():
     assert list(routes.values()) == [(hop("head.0.0.0", "a"), hop("tail.0.1.0", "d"))]
 
 
+def draining(view_names, leaver):
+    experts = [
+        info(p, uid, state="draining" if p == leaver else "serving") for p, uid in view_names
+    ]
+    return view_of(STAGES, *experts)
+
+
+def test_a_spare_takes_the_place_of_an_expert_that_drains():
+    names = (("a", "head.0.0.0"), ("b", "head.0.1.0"), ("c", "tail.0.0.0"))
+    route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))
+    decision = plan_routes(draining(names, "a"), {0: route})
+    assert decision.value == {0: (hop("head.0.1.0", "b"), hop("tail.0.0.0", "c"))}
+    assert "head.0.0.0 drains" in decision.reason
+
+
+def test_without_a_spare_the_pipeline_of_an_expert_that_drains_ends_before_it_is_gone():
+    names = (
+        ("a", "head.0.0.0"),
+        ("b", "head.0.1.0"),
+        ("c", "tail.0.0.0"),
+        ("d", "tail.0.1.0"),
+    )
+    before = plan_routes(swarm(*names), {}).value
+    decision = plan_routes(draining(names, "b"), before)
+    assert decision.value == {0: before[0]}
+    assert "pipeline 1 waits for head" in decision.reason
+
+
+def test_the_last_expert_of_a_stage_stays_in_its_pipeline_while_it_drains():
+    names = (("a", "head.0.0.0"), ("c", "tail.0.0.0"))
+    route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))
+    assert plan_routes(draining(names, "a"), {0: route}).value == {0: route}
+    assert plan_routes(draining(names, "a"), {}).value == {}  # but nothing new begins there
+
+
+def test_the_fastest_spare_fills_a_hole():
+    route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))
+    view = view_of(
+        STAGES,
+        info("b", "head.0.1.0", speed=5.0),
+        info("d", "head.0.2.0", speed=50.0),
+        info("c", "tail.0.0.0"),
+    )
+    assert plan_routes(view, {0: route}).value[0][0] == hop("head.0.2.0", "d")
+
+
+@given(st.integers(1, 4), st.integers(1, 4), st.lists(st.integers(0, 7), max_size=6))
+def test_no_route_holds_a_draining_expert_while_others_serve_its_stage(heads, tails, leavers):
+    names = [(f"h{i}", f"head.0.{i}.0") for i in range(heads)]
+    names += [(f"t{i}", f"tail.0.{i}.0") for i in range(tails)]
+    before = plan_routes(swarm(*names), {}).value
+    gone = {names[i % len(names)][0] for i in leavers}
+    states = {peer: "draining" if peer in gone else "serving" for peer, _ in names}
+    view = view_of(STAGES, *(info(peer, uid, state=states[peer]) for peer, uid in names))
+    routes = plan_routes(view, before).value
+    used = [h for route in routes.values() for h in route]
+    assert len({h.uid for h in used}) == len(used)
+    for h in used:
+        stage = view.stage(h.uid.split(".")[0])
+        assert h.peer_id not in gone or not stage.serving
+    assert plan_routes(view, routes).value == routes  # and it stays like that
+
+
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 5), st.integers(0, 5))
 def test_no_expert_is_in_two_pipelines_and_none_is_wasted(heads, tails, lost_heads, lost_tails):
     names = [(f"h{i}", f"head.0.{i}.0") for i in range(heads)]
