@@ -14,17 +14,21 @@ from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
 
 from distqatd.base.errors import ComputeError, NonFinite
 from distqatd.base.ids import ExpertUid
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import NO_BATCHES, BatchBook
+from distqatd.compute.evaluation import AnchorForward
+from distqatd.compute.gradients import drop_grads, grad_norm
 from distqatd.compute.passes import Passes
 from distqatd.compute.results import ApplyResult as ApplyResult
 from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
-from distqatd.compute.results import check_snapshot
+from distqatd.compute.results import check_snapshot, read_batches
 from distqatd.compute.stash import Tensors
+from distqatd.compute.tally import Tally
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
 from distqatd.models.units import Stage
@@ -32,9 +36,6 @@ from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 from distqatd.optim.inner import make_inner_optimizer
 from distqatd.optim.outer import OuterOptimizer, pseudo_gradient
-
-RATE_SMOOTHING = 0.1
-"""Weight of the newest inner step in `samples_per_s`."""
 
 
 class Expert:
@@ -85,11 +86,10 @@ class Expert:
         self._passes = Passes(
             stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
         )
+        self._evaluate = AnchorForward(stage, self.layout)
         self._params = [param for param in stage.parameters() if param.requires_grad]
-        self._inner_step = 0
-        self._samples_per_s = 0.0
-        self._busy_s = 0.0
-        self._publish(self.layout.gather(stage), outer_step=0)
+        self._tally = Tally()
+        self._publish(self.layout.gather(stage), outer_step=0, batches=NO_BATCHES)
 
     @property
     def outer_step(self) -> int:
@@ -104,22 +104,27 @@ class Expert:
     @property
     def inner_step(self) -> int:
         """Return how many inner steps this expert has applied."""
-        return self._inner_step
+        return self._tally.inner_step
 
     @property
     def samples_since_anchor(self) -> int:
         """Return the samples applied since the last outer step."""
-        return self._samples_since_anchor
+        return self._tally.samples_since_anchor
 
     @property
     def steps_since_anchor(self) -> int:
         """Return the inner steps applied since the last outer step."""
-        return self._steps_since_anchor
+        return self._tally.steps_since_anchor
 
     @property
     def samples_per_s(self) -> float:
         """Return samples per second of computing, waiting not counted; 0.0 until measured."""
-        return self._samples_per_s
+        return self._tally.samples_per_s
+
+    @property
+    def book(self) -> BatchBook:
+        """Return which batches the parameters have been trained on."""
+        return self._tally.book
 
     @property
     def stash_bytes(self) -> int:
@@ -141,7 +146,7 @@ class Expert:
         """
         began = self._timer()
         outputs = self._passes.forward(microbatch, inputs, rng_seed)
-        self._busy_s += self._timer() - began
+        self._tally.worked(self._timer() - began)
         return outputs
 
     def backward(
@@ -157,7 +162,7 @@ class Expert:
         """
         began = self._timer()
         input_grads = self._passes.backward(microbatch, grads)
-        self._busy_s += self._timer() - began
+        self._tally.worked(self._timer() - began)
         return input_grads
 
     def loss_backward(
@@ -181,11 +186,16 @@ class Expert:
             raise ComputeError(f"{self.uid} has no task; microbatch {microbatch} needs a loss")
         began = self._timer()
         result = self._passes.loss_backward(self._task, inputs, targets, scale, rng_seed)
-        self._busy_s += self._timer() - began
+        self._tally.worked(self._timer() - began)
         return result
 
-    def apply(self, num_samples: int) -> ApplyResult:
+    def apply(self, num_samples: int, batch: int | None = None) -> ApplyResult:
         """End the open step with an update of the parameters.
+
+        Args:
+            num_samples: samples of the step: its weight in the next outer step.
+            batch: number of the batch in the run. One that is in the book already is a
+                repetition: its gradients are dropped. None keeps no book, for loops of one's own.
 
         Raises:
             NonFinite: a gradient is. The step was aborted instead.
@@ -193,33 +203,33 @@ class Expert:
         """
         began = self._timer()
         self._check_complete()
-        grad_norm = self._grad_norm()
+        if batch is not None and batch in self.book:
+            self.abort()
+            return ApplyResult(self.inner_step, self.samples_since_anchor, 0.0, is_repeat=True)
+        norm = grad_norm(self._params)
+        if math.isnan(norm):
+            self.abort()
+            raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
         self._inner.step()
-        self._drop_grads()
+        drop_grads(self._params)
         self._passes.close()
-        self._count(num_samples, self._timer() - began)
-        return ApplyResult(self._inner_step, self._samples_since_anchor, grad_norm)
+        self._tally.worked(self._timer() - began)
+        self._tally.applied(num_samples, batch)
+        return ApplyResult(self.inner_step, self.samples_since_anchor, norm)
 
     def abort(self) -> None:
         """Drop the open step: gradients, graphs, and what it changed in buffers. Idempotent."""
         self._passes.abort()
-        self._drop_grads()
-        self._busy_s = 0.0
+        drop_grads(self._params)
+        self._tally.dropped()
 
-    @torch.no_grad()
     def evaluate(self, inputs: Tensors, *, anchor: bool = True) -> Tensors:
         """Run the stage in eval mode, from the anchor or from the local parameters.
 
         Training state is left alone, also with a step open. Outputs are on the device.
         """
-        tensors = self._anchor_tensors() if anchor else {}
         moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
-        self.stage.eval()
-        try:
-            outputs: Tensors = functional_call(self.stage, tensors, moved)
-        finally:
-            self.stage.train()
-        return outputs
+        return self._evaluate(moved, self._snapshot.tensors["anchor"] if anchor else None)
 
     def contribution(self) -> Contribution:
         """Return what this expert brings to the next outer step.
@@ -235,14 +245,19 @@ class Expert:
             raise NonFinite(f"buffers of {self.uid} have NaN or infinite values")
         return Contribution(
             pseudo_gradient=local,
-            samples=self._samples_since_anchor,
+            samples=self.samples_since_anchor,
             outer_step=self.outer_step,
             anchor_digest=self.anchor_digest,
             int_buffers=self.layout.gather_ints(self.stage),
+            batches=self.book.local,
         )
 
     def commit_outer(
-        self, mean_pseudo_gradient: Tensor, outer_step: int, int_buffers: Mapping[str, int]
+        self,
+        mean_pseudo_gradient: Tensor,
+        outer_step: int,
+        int_buffers: Mapping[str, int],
+        batches: IntervalSet = NO_BATCHES,
     ) -> str:
         """Apply the outer step to the anchor, make it the local state, return its digest.
 
@@ -252,6 +267,8 @@ class Expert:
             mean_pseudo_gradient: weighted mean of the members' contributions; same form.
             outer_step: the one this makes: that of the contributions + 1.
             int_buffers: maximum over the members.
+            batches: what the members trained on since the anchor; from now on it is in every
+                replica's book.
 
         Raises:
             ComputeError: an inner step is open, or `outer_step` is not the next one.
@@ -267,7 +284,7 @@ class Expert:
         anchor[:num_params] = self._outer.step(old_anchor[:num_params], anchor[:num_params])
         self.layout.scatter(self.stage, anchor)
         self.layout.scatter_ints(self.stage, int_buffers)
-        self._publish(anchor, outer_step)
+        self._publish(anchor, outer_step, self.book.committed(batches).anchor)
         return self.anchor_digest
 
     def snapshot(self) -> Snapshot:
@@ -283,6 +300,7 @@ class Expert:
             CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
         """
         check_snapshot(snapshot, self.layout)
+        read_batches(snapshot)
         self._outer.load_state(snapshot.tensors)
         self.abort()
         self.layout.scatter(self.stage, snapshot.tensors["anchor"])
@@ -290,48 +308,16 @@ class Expert:
         self._inner = make_inner_optimizer(self.stage.parameters(), self._inner_config)
         self._adopt(snapshot)
 
-    def _publish(self, anchor: Tensor, outer_step: int) -> None:
+    def _publish(self, anchor: Tensor, outer_step: int, batches: IntervalSet) -> None:
         tensors = {"anchor": anchor, **self._outer.state_tensors()}
-        meta = {"int_buffers": self.layout.gather_ints(self.stage)}
+        ints = self.layout.gather_ints(self.stage)
+        meta = {"int_buffers": ints, "batches": batches.to_list()}
         self._adopt(Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta))
 
     def _adopt(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
-        self._anchor_views: dict[str, Tensor] | None = None
-        self._samples_since_anchor = 0
-        self._steps_since_anchor = 0
-
-    def _anchor_tensors(self) -> dict[str, Tensor]:
-        """Return the anchor by name, on the device and in the stage's dtypes; made once."""
-        if self._anchor_views is None:
-            own = self.stage.state_dict()
-            views = self.layout.views(self._snapshot.tensors["anchor"])
-            self._anchor_views = {name: view.to(own[name]) for name, view in views.items()}
-        return self._anchor_views
-
-    def _drop_grads(self) -> None:
-        for param in self._params:
-            param.grad = None
-
-    def _grad_norm(self) -> float:
-        grads = [param.grad for param in self._params if param.grad is not None]
-        norms = [torch.linalg.vector_norm(grad, dtype=torch.float32) for grad in grads]
-        norm = torch.linalg.vector_norm(torch.stack(norms)).item() if norms else 0.0
-        # Squares of large but finite gradients overflow: only then is a closer look needed.
-        if not math.isfinite(norm) and not all(bool(torch.isfinite(g).all()) for g in grads):
-            self.abort()
-            raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        return norm
-
-    def _count(self, num_samples: int, apply_s: float) -> None:
-        self._inner_step += 1
-        self._steps_since_anchor += 1
-        self._samples_since_anchor += num_samples
-        busy_s, self._busy_s = self._busy_s + apply_s, 0.0
-        if busy_s > 0:
-            rate = num_samples / busy_s
-            weight = RATE_SMOOTHING if self._samples_per_s else 1.0
-            self._samples_per_s += weight * (rate - self._samples_per_s)
+        self._evaluate.forget()
+        self._tally.anchored(BatchBook(read_batches(snapshot)))
 
     def _check_complete(self) -> None:
         if not self._passes.is_open:

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from distqatd.base.errors import CheckpointError
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import NO_BATCHES
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 
@@ -32,11 +34,13 @@ class ApplyResult:
         inner_step: inner steps this expert has applied since it was made, this one included.
         samples_since_anchor: samples since the last outer step: the weight in the next one.
         grad_norm: Euclidean norm of all gradients together.
+        is_repeat: the batch was in the book already: nothing was applied.
     """
 
     inner_step: int
     samples_since_anchor: int
     grad_norm: float
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ class Contribution:
         outer_step: of the anchor it is relative to; the round makes outer_step + 1.
         anchor_digest: of that anchor.
         int_buffers: integer buffers by name; the round takes the maximum of each.
+        batches: the batches that `samples` came from, where they are known.
     """
 
     pseudo_gradient: Tensor
@@ -58,6 +63,7 @@ class Contribution:
     outer_step: int
     anchor_digest: str
     int_buffers: dict[str, int]
+    batches: IntervalSet = NO_BATCHES
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +77,8 @@ class Snapshot:
         anchor_digest: `optim.digest.digest` of the anchor.
         layout_digest: `FlatLayout.digest` of the stage.
         tensors: `anchor` (N) and `momentum` (P), float32, CPU.
-        meta: plain values: `int_buffers`, a dict of int by name.
+        meta: plain values: `int_buffers`, a dict of int by name; `batches`, those inside the
+            anchor, as `IntervalSet.to_list` writes them.
     """
 
     outer_step: int
@@ -101,3 +108,15 @@ def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
     found = digest(snapshot.tensors["anchor"])
     if found != snapshot.anchor_digest:
         raise CheckpointError(f"anchor has digest {found}, not {snapshot.anchor_digest}")
+
+
+def read_batches(snapshot: Snapshot) -> IntervalSet:
+    """Return the batches inside a snapshot's anchor, none if it does not say.
+
+    Raises:
+        CheckpointError: what it says cannot be read.
+    """
+    try:
+        return IntervalSet.read(snapshot.meta.get("batches", []))
+    except ValueError as error:
+        raise CheckpointError(f"the batches of the snapshot: {error}") from error

@@ -1,0 +1,55 @@
+"""What an expert has trained: steps, samples, speed, and its book of batches."""
+
+from dataclasses import dataclass, field
+
+from distqatd.compute.book import BatchBook
+
+RATE_SMOOTHING = 0.1
+"""Weight of the newest inner step in `samples_per_s`."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counters of one expert. Written on the compute thread, read from any.
+
+    Attributes:
+        inner_step: inner steps applied since the expert was made.
+        samples_since_anchor: samples applied since the last outer step.
+        steps_since_anchor: inner steps applied since the last outer step.
+        samples_per_s: samples per second of computing, smoothed; 0.0 until measured.
+        book: the batches applied.
+    """
+
+    inner_step: int = 0
+    samples_since_anchor: int = 0
+    steps_since_anchor: int = 0
+    samples_per_s: float = 0.0
+    book: BatchBook = field(default_factory=BatchBook)
+    _busy_s: float = 0.0
+
+    def worked(self, seconds: float) -> None:
+        """Count computing time of the open step."""
+        self._busy_s += seconds
+
+    def dropped(self) -> None:
+        """Forget the computing time of a step that was given up."""
+        self._busy_s = 0.0
+
+    def applied(self, num_samples: int, batch: int | None) -> None:
+        """Count an inner step; `batch` None is one that is in no book."""
+        self.inner_step += 1
+        self.steps_since_anchor += 1
+        self.samples_since_anchor += num_samples
+        if batch is not None:
+            self.book = self.book.note(batch)
+        busy_s, self._busy_s = self._busy_s, 0.0
+        if busy_s > 0:
+            rate = num_samples / busy_s
+            weight = RATE_SMOOTHING if self.samples_per_s else 1.0
+            self.samples_per_s += weight * (rate - self.samples_per_s)
+
+    def anchored(self, book: BatchBook) -> None:
+        """Start over from an anchor with this book."""
+        self.samples_since_anchor = 0
+        self.steps_since_anchor = 0
+        self.book = book
