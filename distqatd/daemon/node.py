@@ -6,8 +6,6 @@ trainer, API. Stop is the reverse: roles leave (tombstones), the DHT says goodby
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distqatd import __version__
@@ -18,6 +16,7 @@ from distqatd.base.tasks import Supervisor
 from distqatd.config.run import dump_run, run_digest
 from distqatd.config.sections import Config
 from distqatd.daemon.addresses import advertised
+from distqatd.daemon.crew import Crew
 from distqatd.daemon.join import RUN_CONFIG, adopt_run, fetch_run, join
 from distqatd.daemon.options import Options
 from distqatd.daemon.seams import Seams
@@ -31,15 +30,12 @@ from distqatd.roles.client import ClientRole
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S, Directory
 from distqatd.roles.monitor import POLL_S as MONITOR_POLL_S
-from distqatd.roles.monitor import MetricsSink, MonitorRole, NoSink
-from distqatd.roles.wandb_sink import WandbSink
+from distqatd.roles.monitor import MonitorRole
 from distqatd.swarm import records as r
 from distqatd.wire.payload import Message
 
 if TYPE_CHECKING:  # these import torch, which monitors and clients never load
-    from distqatd.averaging.averager import Averager
     from distqatd.averaging.records import RoundRecord
-    from distqatd.daemon.compute_roles import Device
     from distqatd.roles.expert import ExpertRole
     from distqatd.roles.trainer import TrainerRole
 
@@ -83,16 +79,10 @@ class Node:
             self.events,
         )
         self.context: Context | None = None
-        self.client: ClientRole | None = None
-        self.monitor: MonitorRole | None = None
-        self.experts: list[ExpertRole] = []
-        self.trainer: TrainerRole | None = None
+        self.crew = Crew(options, seams, self.events)
         self.port = 0
         self.started_at = 0.0
         self.stopping = asyncio.Event()
-        self._device: Device | None = None
-        self._sink: WandbSink | None = None
-        self._averager: Averager | None = None
 
     # --- who we are
 
@@ -129,7 +119,7 @@ class Node:
             async with Supervisor("daemon", self.seams.rng) as tasks:
                 tasks.spawn(self.pool.run(), name="pool")
                 if {"expert", "trainer"} & set(self.options.roles):
-                    tasks.spawn(self._load_compute(), name="torch")
+                    tasks.spawn(self.crew.load_compute(), name="torch")
                 await self._listen()
                 dht_task = tasks.spawn(self.dht.run(), name="dht")
                 await self._serve(initial, on_ready)
@@ -137,7 +127,7 @@ class Node:
                 await self.dht.stop()
                 await self.pool.close()
         finally:
-            self._close_compute()
+            self.crew.close()
 
     async def _serve(self, initial: list[Address], on_ready: Callable[[], Awaitable[None]]) -> None:
         """Bring the roles up and keep them until `stop`, which may also come in between."""
@@ -203,14 +193,7 @@ class Node:
         peer = r.PeerRecord(self.addresses(), self.options.roles, __version__, self.boot_epoch)
         self.dht.announce(r.PEERS_KEY, "", peer.pack(), ttl_s=TTL_S)
         await directory.refresh()
-        starters = {
-            "monitor": self._start_monitor,
-            "client": self._start_client,
-            "expert": self._start_experts,
-            "trainer": self._start_trainer,
-        }
-        for role in self.options.roles:
-            await starters[role](context)
+        await self.crew.start(context)
         roles.keep(lambda: directory.run(self._look_every_s), name="directory")
 
     def _look_every_s(self) -> float:
@@ -225,93 +208,25 @@ class Node:
     # --- roles
 
     @property
-    def logs_dir(self) -> Path:
-        """Return the folder of the run's logs and `initial_peers.txt`."""
-        if self.options.log_file is not None:
-            return self.options.log_file.parent
-        return Path("logs") / self.config.experiment_prefix
+    def client(self) -> ClientRole | None:
+        """Return the client role, once it was started."""
+        return self.crew.client
 
-    async def _start_monitor(self, context: Context) -> None:
-        self.monitor = MonitorRole(context, self.logs_dir / "initial_peers.txt", self._open_sink)
-        context.tasks.keep(self.monitor.run, name="monitor")
+    @property
+    def monitor(self) -> MonitorRole | None:
+        """Return the monitor role, once it was started."""
+        return self.crew.monitor
 
-    async def _start_client(self, context: Context) -> None:
-        async def start_trainer() -> None:
-            await self._start_trainer(context)
+    @property
+    def experts(self) -> "list[ExpertRole]":
+        """Return the expert roles, once they were started."""
+        return self.crew.experts
 
-        self.client = ClientRole(context, start_trainer)
-        context.tasks.keep(self.client.run, name="client")
-
-    async def _load_compute(self) -> None:
-        """Import torch beside the loop: it takes seconds, and peers must not think we are dead."""
-        await self.seams.in_thread(lambda: import_module("distqatd.daemon.compute_roles"))
-
-    async def _start_experts(self, context: Context) -> None:
-        await self._load_compute()
-        from distqatd.daemon import compute_roles
-
-        device = self._open_device(context)
-        parts = compute_roles.build_parts(context, self.seams, device)
-        self._averager = parts.averager
-        context.tasks.keep(parts.averager.run, name="averager")
-        for expert in compute_roles.build_experts(context, parts):
-            self.experts.append(expert)
-            context.tasks.keep(expert.run, name=f"expert.{len(self.experts)}")
-
-    async def _start_trainer(self, context: Context) -> None:
-        if self.trainer is not None:
-            return
-        await self._load_compute()
-        from distqatd.daemon import compute_roles
-
-        knows_data = not self.config.network.join or "data.dataset_name" in self.options.origins
-        self.trainer = compute_roles.build_trainer(
-            context, self._open_device(context), knows_data=knows_data
-        )
-        context.tasks.keep(self.trainer.run, name="trainer")
+    @property
+    def trainer(self) -> "TrainerRole | None":
+        """Return the trainer role, once it was started."""
+        return self.crew.trainer
 
     def round_records(self) -> "tuple[RoundRecord, ...]":
         """Return the rounds that experts of this daemon took part in, oldest first."""
-        return self._averager.rounds if self._averager is not None else ()
-
-    def _open_device(self, context: Context) -> "Device":
-        """Return the device of this daemon's experts and trainer, opened once."""
-        from distqatd.daemon import compute_roles
-
-        if self._device is None:
-            self._device = compute_roles.open_device(context, self.seams)
-        return self._device
-
-    def _open_sink(self) -> MetricsSink:
-        config = self.config
-        if config.wandb_project is None or config.telemetry.wandb_mode == "disabled":
-            return NoSink()
-
-        def on_failure(error: str) -> None:
-            self.events.emit("wandb.failed", degraded=True, error=error)
-
-        loop = asyncio.get_running_loop()
-        self._sink = WandbSink(
-            config.wandb_project,
-            config.experiment_prefix,
-            config.telemetry.wandb_mode,
-            self.logs_dir,
-            config.model_dump(mode="json"),
-            lambda error: _post(loop, on_failure, error),
-        )
-        self.events.emit("wandb.opened", mode=config.telemetry.wandb_mode)
-        return self._sink
-
-    def _close_compute(self) -> None:
-        if self._sink is not None:
-            self._sink.close()
-        if self._device is not None:
-            self._device.executor.close()
-
-
-def _post(loop: asyncio.AbstractEventLoop, callback: Callable[[str], None], text: str) -> None:
-    """Call back on the loop from another thread; a closed loop has nobody to tell."""
-    try:
-        loop.call_soon_threadsafe(callback, text)
-    except RuntimeError:
-        return
+        return self.crew.round_records()
