@@ -25,8 +25,21 @@
     │   └── OutOfMemory          the device has no room
     ├── SwarmError               the swarm as a whole cannot do it now
     │   ├── NoRoute              a stage has no serving expert
+    │   ├── StaleTerm            the caller's term of the client's duty is over
     │   └── RoundAborted         an outer step did not commit
-    └── CheckpointError          state on disk or from a donor is not acceptable
+    ├── CheckpointError          state on disk or from a donor is not acceptable
+    └── ControlError             somebody asked for what cannot or must not be done
+        ├── NotFound             no such peer, expert or operation (exit 5)
+        ├── NotAllowed           this daemon's owner or the rules forbid it (exit 6)
+        │   ├── UnknownOperator  ... the directive's key is no operator's here
+        │   ├── TamperedDirective    ... its bytes are not what was signed, or not readable
+        │   ├── ReplayedDirective    ... it was carried out already, or answers no challenge
+        │   ├── ExpiredDirective     ... it came too late after its challenge
+        │   ├── MisdirectedDirective ... it is for another peer, swarm or run
+        │   ├── OutOfScope           ... the operator's key, or its own text, does not reach it
+        │   └── KindRefused          ... the machine's owner takes no such directive
+        ├── DeadlinePassed       the operation did not end in its time (exit 7)
+        └── Unsafe               it would stop the training; ask with force (exit 8)
 
 Rules. A message says what happened, with which values, and what to do. `wire_code` is what
 travels in an ERROR frame, never a class name or a traceback. `retryable`: the same call may
@@ -208,6 +221,13 @@ class NoRoute(SwarmError):
     wire_code = "no-route"
 
 
+class StaleTerm(SwarmError):
+    """The caller does not hold the client's duty any more, or never did: a higher term is known."""
+
+    wire_code = "stale-term"
+    retryable = False
+
+
 class RoundAborted(SwarmError):
     """A round ended without a committed outer step."""
 
@@ -218,6 +238,82 @@ class CheckpointError(DistqatError):
     """State on disk or from a donor is missing, corrupt or of another run."""
 
     wire_code = "checkpoint"
+
+
+class ControlError(DistqatError):
+    """Somebody asked this daemon for something that cannot or must not be done."""
+
+    wire_code = "control"
+
+
+class NotFound(ControlError):
+    """No such peer, expert or operation is known, or the name fits several."""
+
+    wire_code = "not-found"
+    exit_code = 5
+
+
+class NotAllowed(ControlError):
+    """Whoever asked may not do this here."""
+
+    wire_code = "not-allowed"
+    exit_code = 6
+
+
+class UnknownOperator(NotAllowed):
+    """The directive is signed with a key that is no operator's on this machine."""
+
+    wire_code = "directive-unknown-operator"
+
+
+class TamperedDirective(NotAllowed):
+    """The directive cannot be read, or its bytes are not the ones that were signed."""
+
+    wire_code = "directive-tampered"
+
+
+class ReplayedDirective(NotAllowed):
+    """The directive's challenge was answered before, or never given to this caller."""
+
+    wire_code = "directive-replayed"
+
+
+class ExpiredDirective(NotAllowed):
+    """The directive came too late after the challenge that it answers."""
+
+    wire_code = "directive-expired"
+
+
+class MisdirectedDirective(NotAllowed):
+    """The directive was signed for another peer, another swarm or another run."""
+
+    wire_code = "directive-misdirected"
+
+
+class OutOfScope(NotAllowed):
+    """The directive reaches further than the operator's key or its own scope."""
+
+    wire_code = "directive-out-of-scope"
+
+
+class KindRefused(NotAllowed):
+    """The owner of the machine takes no directive of this kind."""
+
+    wire_code = "directive-kind-refused"
+
+
+class DeadlinePassed(ControlError):
+    """The operation did not end within the time that was given."""
+
+    wire_code = "deadline-passed"
+    exit_code = 7
+
+
+class Unsafe(ControlError):
+    """The training would stop: the last replica of a stage is asked to leave without force."""
+
+    wire_code = "unsafe"
+    exit_code = 8
 
 
 def _subclasses(cls: type[DistqatError]) -> list[type[DistqatError]]:
