@@ -183,7 +183,8 @@ class Averager:
         mean = contribution.pseudo_gradient
         held = await self._tools.executor.run(lambda: digest(mean))
         step, ints = contribution.outer_step + 1, dict(contribution.int_buffers)
-        return Committed(mean, step, (uid,), {uid: 1.0}, ints, held, 0, 0.0)
+        batches = contribution.batches
+        return Committed(mean, step, (uid,), {uid: 1.0}, ints, held, 0, 0.0, batches)
 
     async def _together(self, seat: Seat, contribution: ContributionLike) -> Committed:
         roster = {member.uid: member for member in seat.roster()}
@@ -197,6 +198,7 @@ class Averager:
             contribution.pseudo_gradient.numel(),
             bandwidth,
             dict(contribution.int_buffers),
+            contribution.batches,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
         seat.active = MemberRound(self._tools, ready, contribution.pseudo_gradient, peers)
@@ -226,6 +228,7 @@ class Averager:
             bytes_sent=member.bytes_sent if member is not None else 0,
             seconds=seconds,
             ended_unix_s=self._clock.now(),
+            duplicated=plan.duplicated if plan is not None and committed is not None else 0,
         )
         self._records.append(record)
         self._tools.events.emit(
@@ -238,6 +241,14 @@ class Averager:
             seconds=round(seconds, 3),
             reason=reason,
         )
+        if record.duplicated:
+            self._tools.events.emit(
+                "round.batches_overlap",
+                degraded=True,
+                expert=seat.uid,
+                outer_step=outer_step,
+                duplicated=record.duplicated,
+            )
 
     async def _swap_digest(
         self, uid: ExpertUid, other: ExpertUid, peer_id: PeerId, body: dict[str, Any], wait_s: float

@@ -127,6 +127,8 @@ class MemberRound:
         member = plan.members[plan.index_of(self.ready.uid)]
         if member.samples != self.ready.samples or plan.codec != self._tools.config.codec:
             raise RoundAborted(f"the plan has other samples or codec than {self.ready.uid}")
+        if missing := self.ready.batches.minus(plan.batches):
+            raise RoundAborted(f"the plan leaves out batches {missing} of {self.ready.uid}")
         self._butterfly = Butterfly(
             self._tools.rpc,
             self._tools.executor,

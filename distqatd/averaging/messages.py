@@ -2,7 +2,7 @@
 
 Methods, all with the receiver's uid as `to`:
 
-    averaging.ready   member -> leader   "count me in": step, anchor, samples, size, buffers
+    averaging.ready   member -> leader   "count me in": step, anchor, samples, batches, size
     averaging.open    leader -> roster   "a round has opened, it closes in s seconds"
     averaging.plan    leader -> member   the closed round
     averaging.chunk   member -> owner    one chunk of one slice; answered with its mean
@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import MAX_RANGES, NO_BATCHES
 from distqatd.wire.fields import need
 
 T = TypeVar("T")
@@ -73,6 +75,18 @@ def take_ints(body: Mapping[str, Any], key: str) -> dict[str, int]:
     return values
 
 
+def take_batches(body: Mapping[str, Any], key: str) -> IntervalSet:
+    """Return `body[key]` as a set of batch numbers.
+
+    Raises:
+        RemoteProtocolError: it is not, or has more than MAX_RANGES ranges.
+    """
+    try:
+        return IntervalSet.read(need(body, key, list), MAX_RANGES)
+    except ValueError as error:
+        raise RemoteProtocolError(f"field {key!r}: {error}") from error
+
+
 def take_uids(body: Mapping[str, Any], key: str) -> tuple[ExpertUid, ...]:
     """Return `body[key]` as uids.
 
@@ -87,7 +101,10 @@ def take_uids(body: Mapping[str, Any], key: str) -> tuple[ExpertUid, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A member asks to take part. `samples` 0 means weight 0: it works for the others only."""
+    """A member asks to take part. `samples` 0 means weight 0: it works for the others only.
+
+    `batches` are those that the samples came from: the stage has trained on them if this commits.
+    """
 
     uid: ExpertUid
     stage: str
@@ -97,6 +114,7 @@ class Ready:
     num_elements: int
     bandwidth: float
     int_buffers: dict[str, int]
+    batches: IntervalSet = NO_BATCHES
 
     def to_body(self) -> dict[str, Any]:
         """Return the body that `from_body` reads."""
@@ -109,6 +127,7 @@ class Ready:
             "numel": self.num_elements,
             "bandwidth": self.bandwidth,
             "ints": self.int_buffers,
+            "batches": self.batches.to_list(),
         }
 
     @classmethod
@@ -127,6 +146,7 @@ class Ready:
             need(body, "numel", int),
             need(body, "bandwidth", float),
             take_ints(body, "ints"),
+            take_batches(body, "batches"),
         )
         if ready.samples < 0 or ready.num_elements < 1 or not 0 <= ready.bandwidth < 1e15:
             raise RemoteProtocolError(f"ready from {ready.uid}: samples, size or bandwidth")

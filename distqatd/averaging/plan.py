@@ -4,10 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distqatd.averaging.messages import Ready, take_ints, take_uid
+from distqatd.averaging.messages import Ready, take_batches, take_ints, take_uid
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import NO_BATCHES, bounded
 from distqatd.optim.slices import bandwidth_fractions, partition
 from distqatd.wire.fields import need
 
@@ -61,7 +63,12 @@ class PlannedMember:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A closed round. Members are in uid order, the order in which contributions are added."""
+    """A closed round. Members are in uid order, the order in which contributions are added.
+
+    Attributes:
+        batches: all that the members have trained on since the anchor.
+        duplicated: how many of them more than one member has trained on, counted each time.
+    """
 
     round_id: str
     stage: str
@@ -72,6 +79,8 @@ class Plan:
     chunk_bytes: int
     members: tuple[PlannedMember, ...]
     int_buffers: dict[str, int]
+    batches: IntervalSet = NO_BATCHES
+    duplicated: int = 0
 
     @property
     def uids(self) -> tuple[ExpertUid, ...]:
@@ -123,6 +132,8 @@ class Plan:
             "chunk": self.chunk_bytes,
             "members": [[m.uid, m.peer_id, m.samples, m.start, m.stop] for m in self.members],
             "ints": self.int_buffers,
+            "batches": self.batches.to_list(),
+            "duplicated": self.duplicated,
         }
 
     @classmethod
@@ -146,6 +157,8 @@ class Plan:
             chunk_bytes,
             _read_members(need(body, "members", list), num_elements),
             take_ints(body, "ints"),
+            take_batches(body, "batches"),
+            need(body, "duplicated", int),
         )
 
 
@@ -169,6 +182,9 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
     for ready, _ in ordered:
         for name, value in ready.int_buffers.items():
             ints[name] = max(value, ints.get(name, value))
+    union = NO_BATCHES
+    for ready, _ in ordered:
+        union = union.union(ready.batches)
     return Plan(
         round_id,
         first.stage,
@@ -179,6 +195,8 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
         terms.chunk_bytes,
         _read_members(rows, first.num_elements),
         ints,
+        bounded(union),
+        sum(len(ready.batches) for ready, _ in ordered) - len(union),
     )
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 from distqatd.averaging.messages import Verdict
 from distqatd.averaging.plan import Plan
 from distqatd.base.ids import ExpertUid
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import NO_BATCHES
 
 
 class ContributionLike(Protocol):
@@ -44,6 +46,11 @@ class ContributionLike(Protocol):
         """Return the integer buffers by name."""
         ...
 
+    @property
+    def batches(self) -> IntervalSet:
+        """Return the batches that the samples came from."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -58,6 +65,7 @@ class Committed:
         digest: of `mean`, the one that all members voted for.
         bytes_sent: tensor bytes this member sent.
         seconds: from our call to the end.
+        batches: all that the members have trained on since the anchor.
     """
 
     mean: Tensor
@@ -68,19 +76,30 @@ class Committed:
     digest: str
     bytes_sent: int
     seconds: float
+    batches: IntervalSet = NO_BATCHES
 
 
 def committed(plan: Plan, mean: Tensor, digest: str, bytes_sent: int, seconds: float) -> Committed:
     """Return what the members of `plan` have committed."""
-    step, ints = plan.outer_step + 1, plan.int_buffers
-    return Committed(mean, step, plan.uids, plan.weights, ints, digest, bytes_sent, seconds)
+    return Committed(
+        mean,
+        plan.outer_step + 1,
+        plan.uids,
+        plan.weights,
+        plan.int_buffers,
+        digest,
+        bytes_sent,
+        seconds,
+        plan.batches,
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class RoundRecord:
     """One attempt at an outer step as one member saw it, for `distqatctl rounds`.
 
-    `weights` are shares of the mean; `missing` are members of the roster that took no part.
+    `weights` are shares of the mean; `missing` are members of the roster that took no part;
+    `duplicated` counts batches that more than one member had trained on, 0 unless it committed.
     """
 
     outer_step: int
@@ -94,6 +113,7 @@ class RoundRecord:
     bytes_sent: int
     seconds: float
     ended_unix_s: float
+    duplicated: int = 0
 
 
 class Verdicts:

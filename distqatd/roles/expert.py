@@ -247,7 +247,9 @@ class ExpertRole:
         except RoundAborted:
             return await self._loader.load(expert, slot)
         digest = await parts.executor.run(
-            lambda: expert.commit_outer(committed.mean, committed.outer_step, committed.int_buffers)
+            lambda: expert.commit_outer(
+                committed.mean, committed.outer_step, committed.int_buffers, committed.batches
+            )
         )
         return await self._check_digest(expert, slot, committed.members, digest)
 

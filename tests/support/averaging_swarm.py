@@ -14,7 +14,9 @@ from distqatd.averaging.roster import Member, leader_order
 from distqatd.base.errors import DistqatError
 from distqatd.base.events import EventLog
 from distqatd.base.ids import ExpertUid, make_uid
+from distqatd.base.intervals import IntervalSet
 from distqatd.base.rng import seeded_rng
+from distqatd.compute.book import NO_BATCHES
 from distqatd.config.sections import DilocoConfig
 from tests.sim.loop import VirtualLoop
 from tests.support.inline_executor import InlineExecutor
@@ -58,6 +60,7 @@ class Gift:
     outer_step: int = 0
     anchor_digest: str = "anchor"
     int_buffers: dict[str, int] = field(default_factory=dict)
+    batches: IntervalSet = NO_BATCHES
 
 
 @dataclass

@@ -7,15 +7,18 @@ from distqatd.averaging.messages import (
     Ready,
     Verdict,
     Vote,
+    take_batches,
     take_ints,
     take_uid,
     take_uids,
 )
 from distqatd.base.errors import RemoteProtocolError
+from distqatd.base.intervals import IntervalSet
 from distqatd.wire.fields import need
 from distqatd.wire.payload import pack_body, unpack_body
 
-READY = Ready("tail.0.1.0", "tail", 3, "anchor", 64, 1000, 2.5e6, {"seen": 3})
+BATCHES = IntervalSet(((0, 8), (40, 41)))
+READY = Ready("tail.0.1.0", "tail", 3, "anchor", 64, 1000, 2.5e6, {"seen": 3}, BATCHES)
 VOTE = Vote("round", "tail.0.1.0", "", ("tail.0.2.0",), "silent")
 VERDICT = Verdict("round", committed=True, reason="3 of 3", digest="d", missing=("tail.0.2.0",))
 
@@ -59,6 +62,10 @@ def test_lists_and_names_are_bounded() -> None:
         take_uids({"blamed": ["x"] * 257}, "blamed")
     with pytest.raises(RemoteProtocolError):
         take_ints({"ints": dict.fromkeys(map(str, range(MAX_INT_BUFFERS + 1)), 1)}, "ints")
+    with pytest.raises(RemoteProtocolError, match="batches"):
+        take_batches({"batches": list(range(2 * 2049))}, "batches")
+    with pytest.raises(RemoteProtocolError, match="batches"):
+        take_batches({"batches": [4, 2]}, "batches")
 
 
 def test_long_reasons_are_cut() -> None:

@@ -1,5 +1,7 @@
 """Plans: slices cover everything once, weights are by samples, hostile plans are refused."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from distqatd.averaging.messages import Ready
 from distqatd.averaging.plan import Plan, Terms, make_plan
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import PeerId, make_uid
+from distqatd.base.intervals import IntervalSet
 from distqatd.wire.payload import pack_body, unpack_body
 
 TERMS = Terms(24.0, 12.0, 0.5, "fp32", chunk_bytes=4096)
@@ -49,6 +52,18 @@ def test_slices_follow_bandwidth_when_all_are_known_and_are_equal_otherwise() ->
 def test_integer_buffers_are_the_largest_of_all_members() -> None:
     plan = make_plan("r", [entry(0, seen=3), entry(1, seen=9, other=1)], TERMS)
     assert plan.int_buffers == {"seen": 9, "other": 1}
+
+
+def test_a_plan_names_all_batches_and_counts_those_that_were_trained_twice() -> None:
+    spans = [((0, 10),), ((8, 20), (30, 40)), ((9, 12),)]
+    entries = [
+        (replace(entry(index)[0], batches=IntervalSet(pairs)), PeerId(f"peer{index}"))
+        for index, pairs in enumerate(spans)
+    ]
+    plan = make_plan("r", entries, TERMS)
+    assert plan.batches == IntervalSet(((0, 20), (30, 40)))
+    assert plan.duplicated == 5  # 8, 9, 9 again, 10, 11
+    assert Plan.from_body(unpack_body(pack_body(plan.to_body()))) == plan
 
 
 def good_body() -> dict:
