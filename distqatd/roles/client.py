@@ -147,7 +147,7 @@ class ClientRole:
 
     async def _start(self, number: int, trainer: PeerId) -> None:
         context = self._context
-        message = Message({"pipeline": number})
+        message = Message({"pipeline": number, "term": self.ledger.term})
         now = asyncio.get_running_loop().time()
         self.pipelines[number] = Pipeline(number, trainer, now)
         try:
@@ -160,6 +160,7 @@ class ClientRole:
 
     def _dismiss(self, pipeline: Pipeline, reason: str) -> None:
         self.pipelines.pop(pipeline.number, None)
+        self.ledger.reclaim(pipeline.number)
         self._context.events.emit(
             "trainer.lost", degraded=True, pipeline=pipeline.number, reason=reason
         )
@@ -171,18 +172,13 @@ class ClientRole:
         return Message(self._answer(caller.peer_id, report).body())
 
     def _answer(self, trainer: PeerId, report: calls.Report) -> calls.Grant:
-        if report.fence:
-            # Whoever holds the fence has trained these, also a trainer that was taken for dead.
-            self.ledger.commit(
-                report.pipeline,
-                report.fence,
-                report.next_batch,
-                report.num_replayed,
-                report.num_skipped,
-            )
+        is_current = self._note(report)
         pipeline = self.pipelines.get(report.pipeline)
         if pipeline is None or pipeline.trainer != trainer:
-            return calls.Grant(0, 0, 0, (), is_over=True, reason="another trainer has the pipeline")
+            return self._over("another trainer has the pipeline")
+        if not is_current:
+            self._dismiss(pipeline, "its lease was lent again")
+            return self._over("its lease was lent again")
         pipeline.heard_at = asyncio.get_running_loop().time()
         pipeline.outer_step = report.outer_step
         for peer in report.lost:
@@ -190,19 +186,33 @@ class ClientRole:
         if report.lost:
             self._plan(self._without(report.lost))
         if self._is_over or report.outer_step >= self._context.config.diloco.outer_steps:
-            return calls.Grant(0, 0, 0, (), is_over=True, reason="the last outer step is done")
+            return self._over("the last outer step is done")
         return self._grant(report)
 
     def _without(self, lost: tuple[PeerId, ...]) -> SwarmView:
         return self._context.directory.view.without(lost)
 
+    def _note(self, report: calls.Report) -> bool:
+        """Write a report into the ledger; False if a lease it works on is not its own any more."""
+        ledger, is_current = self.ledger, True
+        ledger.replayed += report.num_replayed
+        for held in report.held:
+            if ledger.report(report.pipeline, held.fence, held.next, report.num_skipped):
+                continue
+            # Whoever had the lease has trained these, also a trainer that was taken for dead.
+            ledger.late(held.first, held.next)
+            is_current = is_current and held.is_done
+        return is_current
+
+    def _over(self, reason: str) -> calls.Grant:
+        return calls.Grant(self.ledger.term, 0, 0, 0, (), is_over=True, reason=reason)
+
     def _grant(self, report: calls.Report) -> calls.Grant:
-        held = self.ledger.leases.get(report.pipeline)
-        if held is None or report.wants_lease or report.wants_route or held.fence != report.fence:
-            held = self.ledger.grant(report.pipeline)
-        is_complete = report.pipeline in self._complete
-        route = self.routes[report.pipeline] if is_complete else ()
-        return calls.Grant(held.fence, held.next, held.end, route, is_over=False, reason="")
+        known = [held.fence for held in report.held]
+        lease = self.ledger.grant(report.pipeline, known) if report.wants_lease else None
+        route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
+        fence, first, end = (lease.fence, lease.first, lease.end) if lease else (0, 0, 0)
+        return calls.Grant(self.ledger.term, fence, first, end, route, is_over=False, reason="")
 
     # --- the end of the run
 
@@ -251,6 +261,8 @@ class ClientRole:
         record = r.LeaseRecord(
             addresses=context.addresses(),
             boot_epoch=context.boot_epoch,
+            term=self.ledger.term,
+            next_batch=self.ledger.next_batch,
             num_pipelines=len(self._complete),
             num_gaps=len(self._gaps),
             committed=self.ledger.committed,

@@ -1,15 +1,29 @@
-"""What trainers and the client tell each other: `trainer.start/stop/evaluate`, `client.sync`."""
+"""What trainers and the client tell each other: `trainer.*` and `client.sync`.
+
+    client                                     trainer
+      ── trainer.start {pipeline, term} ─────►   a job begins; an old term is refused
+      ◄─ client.sync: Report ────────────────    how it stands, what it needs
+      ── Grant ──────────────────────────────►   a lease, the route, or that it is over
+      ── trainer.adopt {term} ───────────────►   a new client: all jobs are its own from now on
+      ◄─ [Report, ...] ──────────────────────
+
+The client's duty has a `term` that grows with every holder. A job belongs to the client with the
+highest term it has heard of.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import PeerId
+from distqatd.swarm.ledger import MAX_OPEN
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
 
 START = "trainer.start"
 STOP = "trainer.stop"
+ADOPT = "trainer.adopt"
 EVALUATE = "trainer.evaluate"
 SYNC = "client.sync"
 
@@ -19,25 +33,71 @@ SYNC_EVERY_S = 1.0
 KEEP_IN_TOUCH_S = 5.0
 """... and this often while a step takes longer, so that it is not taken for dead."""
 
+AHEAD_S = 20.0
+"""A trainer asks for its next lease while those it holds last less than this, seconds: it has
+work while the client's duty changes hands."""
+
+MAX_HELD = MAX_OPEN
+"""Leases that a trainer holds at once, at most."""
+
+MAX_REPORTED = 16
+MAX_LOST = 64
+MAX_JOBS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease as its trainer sees it: [first, next) is committed, [next, end) is not.
+
+    A lease that is done (`next == end`) is reported until a client has answered the report.
+    """
+
+    fence: int
+    first: int
+    next: int
+    end: int
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether every batch of the lease is committed."""
+        return self.next >= self.end
+
+    def body(self) -> list[int]:
+        """Return the lease as it travels."""
+        return [self.fence, self.first, self.next, self.end]
+
+    @classmethod
+    def read(cls, value: Any) -> Self:
+        """Check and return a lease from a message.
+
+        Raises:
+            RemoteProtocolError: it is not `[fence, first, next, end]`, in ascending order from 0.
+        """
+        is_list = isinstance(value, list) and [type(part) for part in value] == [int] * 4
+        if not is_list or value[0] < 0 or not 0 <= value[1] <= value[2] <= value[3] < 2**53:
+            shown = str(value)[:60]
+            raise RemoteProtocolError(f"a lease is {shown!r}, expected [fence, first, next, end]")
+        return cls(*value)
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """A trainer tells the client how its pipeline stands, and asks for what it needs.
 
     Attributes:
-        fence: of the lease it works under; 0 before the first.
-        next_batch: first batch of the lease that is not committed.
+        term: of the client that the job belongs to, as far as the trainer knows.
+        held: the leases it works through, in this order; empty before the first.
         num_replayed: steps that were given up since the last report; their batches come again.
-        num_skipped: batches below `next_batch` that were given up for good since then.
+        num_skipped: batches below `next` that were given up for good since then.
         lost: peers that did not answer.
-        wants_lease: whether it is at the end of its lease, or has none.
+        wants_lease: whether what it holds will soon be done, or it holds nothing.
         wants_route: whether its route failed, or it has none.
         outer_step: lowest committed outer step of the route's stages.
     """
 
     pipeline: int
-    fence: int
-    next_batch: int
+    term: int
+    held: tuple[Held, ...]
     num_replayed: int
     num_skipped: int
     lost: tuple[PeerId, ...]
@@ -49,8 +109,8 @@ class Report:
         """Return the fields of the message."""
         return {
             "pipeline": self.pipeline,
-            "fence": self.fence,
-            "next_batch": self.next_batch,
+            "term": self.term,
+            "held": [lease.body() for lease in self.held],
             "num_replayed": self.num_replayed,
             "num_skipped": self.num_skipped,
             "lost": list(self.lost),
@@ -61,14 +121,21 @@ class Report:
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
-        """Check and return the message."""
+        """Check and return the message.
+
+        Raises:
+            RemoteProtocolError: a field is missing, of another type, or too long.
+        """
+        held = need(body, "held", list)
+        if len(held) > MAX_REPORTED:
+            raise RemoteProtocolError(f"a report of {len(held)} leases, at most {MAX_REPORTED}")
         return cls(
             need(body, "pipeline", int),
-            need(body, "fence", int),
-            need(body, "next_batch", int),
+            need(body, "term", int),
+            tuple(Held.read(lease) for lease in held),
             need(body, "num_replayed", int),
             need(body, "num_skipped", int),
-            tuple(PeerId(str(peer)) for peer in need(body, "lost", list)[:64]),
+            tuple(PeerId(str(peer)) for peer in need(body, "lost", list)[:MAX_LOST]),
             need(body, "wants_lease", bool),
             need(body, "wants_route", bool),
             need(body, "outer_step", int),
@@ -77,16 +144,19 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The client's answer: the lease, the route, or that it is over.
+    """The client's answer: a lease if there is one for the trainer, the route, or that it is over.
 
     Attributes:
-        fence: of the lease; a session is opened under it.
-        first: first batch to train.
-        end: one past the last.
-        route: empty while the pipeline has a gap: ask again.
+        term: of the client's duty; the job follows the highest it hears of.
+        fence: of a lease to add to those held; 0: none. The same fence may be offered again
+            while the trainer's reports do not name it: an answer can be lost.
+        first: first batch of the lease.
+        end: one past its last.
+        route: the one the client wants, always; empty while the pipeline has a gap: ask again.
         is_over: the trainer's job is done; `reason` says why.
     """
 
+    term: int
     fence: int
     first: int
     end: int
@@ -97,6 +167,7 @@ class Grant:
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
         return {
+            "term": self.term,
             "fence": self.fence,
             "first": self.first,
             "end": self.end,
@@ -107,12 +178,36 @@ class Grant:
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
-        """Check and return the message."""
+        """Check and return the message.
+
+        Raises:
+            RemoteProtocolError: a field is missing or of another type, or the range is none.
+        """
+        names = ("fence", "first", "first", "end")
+        lease = Held.read([need(body, name, int) for name in names])
         return cls(
-            need(body, "fence", int),
-            need(body, "first", int),
-            need(body, "end", int),
+            need(body, "term", int),
+            lease.fence,
+            lease.first,
+            lease.end,
             read_route(need(body, "route", list)),
             need(body, "is_over", bool),
             need(body, "reason", str),
         )
+
+
+def reports_body(reports: tuple[Report, ...]) -> dict[str, Any]:
+    """Return the answer to ADOPT: how every job of the trainer stands."""
+    return {"reports": [report.body() for report in reports]}
+
+
+def read_reports(body: Mapping[str, Any]) -> tuple[Report, ...]:
+    """Check and return the answer to ADOPT.
+
+    Raises:
+        RemoteProtocolError: it is no list of reports, or too long.
+    """
+    found = need(body, "reports", list)
+    if len(found) > MAX_JOBS or not all(isinstance(report, dict) for report in found):
+        raise RemoteProtocolError(f"{len(found)} reports, at most {MAX_JOBS}, each a map")
+    return tuple(Report.read(report) for report in found)

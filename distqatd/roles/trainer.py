@@ -6,7 +6,7 @@ counts as done when every stage has answered it, never before.
 """
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import partial
 
 from distqatd.base.errors import DistqatError, NonFinite
@@ -14,13 +14,14 @@ from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
 from distqatd.net.rpc import Caller
-from distqatd.pipeline.messages import CommitCall, SessionId
+from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.runner import LossDesk, RouteRunner, StepResult, evaluate
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
+from distqatd.roles.trainer_job import Job, check_term, standing
 from distqatd.swarm import records as r
-from distqatd.swarm.routes import Hop, read_route
+from distqatd.swarm.routes import read_route
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
@@ -32,39 +33,6 @@ MAX_NON_FINITE = 3
 
 MAX_UNSETTLED = 256
 """COMMITs kept for experts that could not be reached; they are delivered before the next OPEN."""
-
-
-@dataclass(slots=True)
-class Progress:
-    """How one job goes; published as a TrainerRecord."""
-
-    step: int = 0
-    loss: float = -1.0
-    samples_per_s: float = 0.0
-    num_samples: int = 0
-    num_replayed: int = 0
-    outer_step: int = 0
-    route: tuple[str, ...] = ()
-    first_step_unix_s: float = 0.0
-
-
-@dataclass(slots=True)
-class Job:
-    """One pipeline this daemon trains."""
-
-    pipeline: int
-    client: PeerId
-    task: asyncio.Task[None] | None = None
-    progress: Progress = field(default_factory=Progress)
-    fence: int = 0
-    next_batch: int = 0
-    unreported_replays: int = 0
-    unreported_skips: int = 0
-    num_non_finite: int = 0
-    serial: int = 0
-    unsettled: dict[Hop, CommitCall] = field(default_factory=dict)
-    reported_at: float = 0.0
-    syncing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class TrainerRole:
@@ -80,6 +48,7 @@ class TrainerRole:
         self.jobs: dict[int, Job] = {}
         context.rpc.serve(calls.START, self._start)
         context.rpc.serve(calls.STOP, self._stop)
+        context.rpc.serve(calls.ADOPT, self._adopt)
         context.rpc.serve(calls.EVALUATE, self._evaluate)
 
     async def run(self) -> None:
@@ -95,22 +64,35 @@ class TrainerRole:
     # --- what the client asks
 
     async def _start(self, caller: Caller, message: Message) -> Message:
-        number = need(message.body, "pipeline", int)
+        number, term = need(message.body, "pipeline", int), need(message.body, "term", int)
         held = self.jobs.get(number)
+        if held is not None:
+            check_term(held, caller, term)
         if held is None or held.client != caller.peer_id:
             if held is not None:
                 await self._end(held)
-            job = Job(number, caller.peer_id)
+            job = Job(number, caller.peer_id, term)
             self.jobs[number] = job
             job.task = self._context.tasks.spawn(self._train(job), name=f"trainer.{number}")
             self._context.events.emit("trainer.started", pipeline=number)
+        self.jobs[number].term = term
         return Message({})
 
-    async def _stop(self, _: Caller, message: Message) -> Message:
+    async def _stop(self, caller: Caller, message: Message) -> Message:
         job = self.jobs.get(need(message.body, "pipeline", int))
         if job is not None:
+            check_term(job, caller, need(message.body, "term", int))
             await self._end(job)
         return Message({})
+
+    async def _adopt(self, caller: Caller, message: Message) -> Message:
+        """Make every job the caller's, and say how it stands."""
+        term = need(message.body, "term", int)
+        for job in self.jobs.values():
+            check_term(job, caller, term)
+        for job in self.jobs.values():
+            job.client, job.term = caller.peer_id, term
+        return Message(calls.reports_body(tuple(map(standing, self.jobs.values()))))
 
     async def _end(self, job: Job) -> None:
         self.jobs.pop(job.pipeline, None)
@@ -136,25 +118,25 @@ class TrainerRole:
     async def _run_leases(self, job: Job) -> None:
         runner: RouteRunner | None = None
         lost: tuple[PeerId, ...] = ()
-        grant = calls.Grant(0, 0, 0, (), is_over=False, reason="")
         while True:
-            wants_lease = job.next_batch >= grant.end
+            wants_lease = job.next_batch >= job.end
             report = self._report(
                 job, lost=lost, wants_lease=wants_lease, wants_route=runner is None
             )
             grant, lost = await self._sync(job, report), ()
-            job.fence = grant.fence
-            if wants_lease:
-                job.next_batch = grant.first
+            job.term = max(job.term, grant.term)
             if grant.is_over:
                 return await self._finish(job, grant, runner)
-            if not grant.route:
+            if wants_lease and grant.fence:
+                job.fence, job.first, job.end = grant.fence, grant.first, grant.end
+                job.next_batch = grant.first
+            if not grant.route or job.next_batch >= job.end:
                 await asyncio.sleep(RETRY_S)
                 continue
             if runner is None:
                 runner = self._runner(job, grant)
             try:
-                await self._steps(job, runner, grant)
+                await self._steps(job, runner)
             except DistqatError as error:
                 lost = await self._give_up(job, runner, error)
                 runner = None
@@ -169,16 +151,13 @@ class TrainerRole:
     ) -> calls.Report:
         replays, job.unreported_replays = job.unreported_replays, 0
         skips, job.unreported_skips = job.unreported_skips, 0
-        return calls.Report(
-            job.pipeline,
-            job.fence,
-            job.next_batch,
-            replays,
-            skips,
-            lost,
-            wants_lease,
-            wants_route,
-            job.progress.outer_step,
+        return replace(
+            standing(job),
+            num_replayed=replays,
+            num_skipped=skips,
+            lost=lost,
+            wants_lease=wants_lease,
+            wants_route=wants_route,
         )
 
     async def _sync(self, job: Job, report: calls.Report) -> calls.Grant:
@@ -215,7 +194,7 @@ class TrainerRole:
         return RouteRunner(
             context.rpc,
             grant.route,
-            SessionId(grant.fence, job.serial),
+            SessionId(job.fence, job.serial),
             context.config.diloco,
             context.config.model_pipeline,
             self._desk,
@@ -223,7 +202,7 @@ class TrainerRole:
             context.config.seed,
         )
 
-    async def _steps(self, job: Job, runner: RouteRunner, grant: calls.Grant) -> None:
+    async def _steps(self, job: Job, runner: RouteRunner) -> None:
         """Run the lease's batches until its end, a due report, or a failure (raised)."""
         if not runner.standings:
             await runner.settle(job.unsettled)
@@ -239,7 +218,7 @@ class TrainerRole:
             if self._is_done(runner):
                 return  # the last step was applied by the ABORT of the route before
         loop = asyncio.get_running_loop()
-        while job.next_batch < grant.end:
+        while job.next_batch < job.end:
             number = job.next_batch
             batch = await self._executor.run(partial(self._dataset.batch, number))
             began = loop.time()
@@ -248,7 +227,7 @@ class TrainerRole:
             await self._after_step(job, runner, result, began)
             if self._is_done(runner) or loop.time() - job.reported_at > calls.SYNC_EVERY_S:
                 break
-        if job.next_batch >= grant.end or self._is_done(runner):
+        if job.next_batch >= job.end or self._is_done(runner):
             await runner.flush()
 
     async def _after_step(

@@ -156,10 +156,17 @@ class TrainerRecord(_Record):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord(_Record):
-    """Under `leases`: who does the client's duty, and how the run stands."""
+    """Under `leases`: who does the client's duty, and how the run stands.
+
+    Attributes:
+        term: grows with every holder; of two records the one with the higher term counts.
+        next_batch: batches below it may have been lent.
+    """
 
     addresses: tuple[str, ...]
     boot_epoch: int
+    term: int
+    next_batch: int
     num_pipelines: int
     num_gaps: int
     committed: int

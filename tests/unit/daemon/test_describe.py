@@ -10,6 +10,8 @@ def lease(**fields):
     values = {
         "addresses": (),
         "boot_epoch": 1,
+        "term": 1,
+        "next_batch": 5,
         "num_pipelines": 1,
         "num_gaps": 0,
         "committed": 5,

@@ -5,7 +5,7 @@ import pytest
 from distqatd.base.errors import ComputeError
 from distqatd.roles import client as module
 from distqatd.roles.client import ClientRole
-from distqatd.roles.client_calls import EVALUATE, START, SYNC, Grant, Report
+from distqatd.roles.client_calls import EVALUATE, START, SYNC, Grant, Held, Report
 from distqatd.swarm import records as r
 from distqatd.wire.payload import Message
 from tests.support.contexts import World, kinds
@@ -52,8 +52,8 @@ class ClientWorld(World):
     async def sync(self, trainer, **fields):
         values = {
             "pipeline": 0,
-            "fence": 0,
-            "next_batch": 0,
+            "term": 1,
+            "held": (),
             "num_replayed": 0,
             "num_skipped": 0,
             "lost": (),
@@ -136,14 +136,29 @@ async def test_a_trainer_gets_a_lease_and_the_route(world):
     assert not grant.is_over
 
 
-async def test_reports_move_the_ledger_and_only_the_leaseholder_may_report(world):
+async def test_reports_move_the_ledger_and_a_trainer_may_hold_several_leases(world):
     await ready(world)
     first = await world.sync("t")
-    await world.sync("t", fence=first.fence, next_batch=5, wants_lease=False, wants_route=False)
+    held = Held(first.fence, first.first, first.first + 5, first.end)
+    second = await world.sync("t", held=(held,))
     assert world.client.ledger.committed == 5
-    again = await world.sync("t", fence=first.fence, next_batch=5)
-    assert again.first == 5
-    assert again.fence > first.fence
+    assert second.first == first.end
+    assert second.fence > first.fence
+    assert (await world.sync("t", held=(held,), wants_lease=False)).fence == 0
+
+
+async def test_the_next_trainer_goes_on_where_the_last_one_reported(world, monkeypatch):
+    await ready(world)
+    first = await world.sync("t")
+    held = Held(first.fence, first.first, first.first + 5, first.end)
+    await world.sync("t", held=(held,), wants_lease=False)
+    monkeypatch.setattr(module, "TRAINER_SILENT_S", -1.0)
+    await world.look()
+    again = await world.sync("t")
+    assert (again.first, again.end) == (5, first.end)
+    late = await world.sync("t", held=(Held(first.fence, 0, 9, first.end),), wants_lease=False)
+    assert late.is_over
+    assert world.client.ledger.lost() == 0
 
 
 async def test_another_trainer_is_told_that_it_is_over(world):

@@ -4,13 +4,22 @@ from contextlib import asynccontextmanager
 import pytest
 import torch
 
-from distqatd.base.errors import SwarmError
+from distqatd.base.errors import StaleTerm, SwarmError
 from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
 from distqatd.config.sections import Config
 from distqatd.data.batches import Batch
 from distqatd.pipeline.messages import FORWARD
-from distqatd.roles.client_calls import EVALUATE, START, STOP, SYNC, Grant, Report
+from distqatd.roles.client_calls import (
+    ADOPT,
+    EVALUATE,
+    START,
+    STOP,
+    SYNC,
+    Grant,
+    Report,
+    read_reports,
+)
 from distqatd.roles.trainer import MAX_NON_FINITE, TrainerRole
 from distqatd.swarm import records as r
 from distqatd.swarm.routes import route_body
@@ -48,7 +57,6 @@ class Client:
         self.reports = []
         self.failing = 0
         self.fence = 0
-        self.first = 0
         self.rpc = world.net.peer("client")
         self.rpc.serve(SYNC, self.sync)
 
@@ -60,13 +68,15 @@ class Client:
             raise SwarmError("not now")
         for peer in report.lost:
             self.world.net.heal(peer)
-        if report.next_batch >= self.total:
-            return Message(Grant(0, 0, 0, (), is_over=True, reason="done").body())
-        if report.wants_lease or report.wants_route:
-            self.fence += 1
-            self.first = report.next_batch
-        end = min(self.first + LEASE, self.total)
-        grant = Grant(self.fence, self.first, end, self.world.pipeline.route, False, "")
+        done = report.held[-1].next if report.held else 0
+        if done >= self.total:
+            return Message(Grant(1, 0, 0, 0, (), is_over=True, reason="done").body())
+        fence = first = end = 0
+        if report.wants_lease:
+            first = report.held[-1].end if report.held else 0
+            self.fence, end = self.fence + 1, min(first + LEASE, self.total)
+            fence = self.fence
+        grant = Grant(1, fence, first, end, self.world.pipeline.route, is_over=False, reason="")
         return Message(grant.body())
 
 
@@ -96,7 +106,7 @@ class TrainerWorld(World):
         return await self.client.rpc.call("trainer", method, Message(body), timeout_s=5)
 
     async def train(self):
-        await self.ask(START, pipeline=0)
+        await self.ask(START, pipeline=0, term=1)
         while self.trainer.jobs:  # noqa: ASYNC110  on virtual time
             await asyncio.sleep(0.05)
 
@@ -116,8 +126,8 @@ async def test_a_job_trains_lease_after_lease_and_reports_until_it_is_over():
         await world.train()
         world.assert_trained(range(8))
         first, *_, last = world.client.reports
-        assert (first.fence, first.wants_lease, first.wants_route) == (0, True, True)
-        assert (last.next_batch, last.num_replayed, last.lost) == (8, 0, ())
+        assert (first.held, first.wants_lease, first.wants_route) == ((), True, True)
+        assert (last.held[-1].next, last.num_replayed, last.lost) == (8, 0, ())
         assert world.records()["0"].step == 8
         assert kinds(world.ctx)[-1] == "trainer.ended"
 
@@ -160,7 +170,7 @@ async def test_a_trainer_keeps_in_touch_while_a_step_hangs():
         await world.train()
         middle = world.client.reports[1:-1]
         assert len(middle) == 1
-        assert middle[0].next_batch == 0
+        assert middle[0].held[0].next == 0
         assert not middle[0].wants_lease
         assert not middle[0].wants_route
         world.assert_trained(range(1))
@@ -193,12 +203,12 @@ async def test_two_broken_batches_in_a_row_get_three_tries_each():
 async def test_a_job_that_is_stopped_ends_and_its_record_goes():
     world = TrainerWorld(total=10**6)
     async with world.running():
-        await world.ask(START, pipeline=0)
-        await world.ask(START, pipeline=0)  # a repetition starts nothing
+        await world.ask(START, pipeline=0, term=1)
+        await world.ask(START, pipeline=0, term=1)  # a repetition starts nothing
         await asyncio.sleep(1.5)
         assert kinds(world.ctx).count("trainer.started") == 1
         assert world.records()["0"].route == ("front.0.0.0", "back.0.0.0")
-        await world.ask(STOP, pipeline=0)
+        await world.ask(STOP, pipeline=0, term=1)
         assert world.trainer.jobs == {}
         assert set(world.records()) == {"idle"}
 
@@ -207,9 +217,27 @@ async def test_a_job_that_is_stopped_ends_and_its_record_goes():
 async def test_another_client_takes_a_job_over():
     world = TrainerWorld(total=10**6)
     async with world.running():
-        await world.ask(START, pipeline=0)
+        await world.ask(START, pipeline=0, term=1)
         other = world.net.peer("another")
-        await other.call("trainer", START, Message({"pipeline": 0}), timeout_s=5)
+        await other.call("trainer", START, Message({"pipeline": 0, "term": 2}), timeout_s=5)
+        assert world.trainer.jobs[0].client == "another"
+
+
+@on_virtual_time
+async def test_a_client_with_a_higher_term_adopts_the_jobs_and_the_old_one_is_refused():
+    world = TrainerWorld(total=10**6)
+    async with world.running():
+        await world.ask(START, pipeline=0, term=1)
+        await asyncio.sleep(1.5)
+        other = world.net.peer("another")
+        with pytest.raises(StaleTerm):
+            await other.call("trainer", ADOPT, Message({"term": 1}), timeout_s=5)
+        reply = await other.call("trainer", ADOPT, Message({"term": 2}), timeout_s=5)
+        (report,) = read_reports(reply.body)
+        assert (report.pipeline, report.term, len(report.held)) == (0, 2, 1)
+        for method in (START, STOP):
+            with pytest.raises(StaleTerm):
+                await world.ask(method, pipeline=0, term=1)
         assert world.trainer.jobs[0].client == "another"
 
 
