@@ -17,6 +17,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "network.announce": ("--announce",),
     "compute.stage": ("--stage",),
     "compute.num_experts": ("--num-experts", "--num-servers"),
+    "param_mirror.resume": ("--resume",),
 }
 """Short flags besides the generated ones; some are the original documents' names."""
 

@@ -42,8 +42,17 @@ class TelemetryConfig(Section):
 
 
 class ParamMirrorConfig(Section):
-    """Copies of committed state on disk. Local to a machine."""
+    """Copies of committed state on disk, by a daemon with the monitor or client role.
+
+    Local to a machine.
+    """
 
     enable: bool = Field(default=False, description="keep a mirror of committed parameters")
-    refresh_every: PositiveFloat = Field(30.0, description="seconds between refreshes")
-    checkpoint_dir: Path | None = Field(None, description="where checkpoints are written")
+    refresh_every: PositiveFloat = Field(30.0, description="seconds between refreshes, at least")
+    checkpoint_dir: Path | None = Field(
+        None, description="where checkpoints are written; default: in the run's log folder"
+    )
+    keep: int = Field(3, ge=1, description="checkpoints kept; the oldest go")
+    resume: bool = Field(
+        default=False, description="continue the run from its newest good checkpoint"
+    )

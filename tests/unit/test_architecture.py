@@ -15,8 +15,11 @@ MAX_TEST_LINES = 500
 """A test file is a flat list that is searched, not read from top to bottom."""
 
 HEAVY = ("torch", "datasets", "transformers", "wandb", "sklearn")
-LIGHT = ("base", "config", "wire", "identity", "net", "dht", "swarm", "api")
+LIGHT = ("base", "config", "wire", "identity", "net", "dht", "swarm", "api", "checkpoint")
 """Packages of distqatd that a daemon without experts imports: none may bring torch."""
+
+TRANSFER = ("manifest", "slots", "serving", "offers", "stripes", "striping", "transfer")
+"""Modules of distqatd.averaging that a mirror uses, which computes nothing."""
 
 
 def sources(*folders: str) -> list[Path]:
@@ -91,6 +94,11 @@ def modules_of(package: str) -> list[str]:
 @pytest.mark.parametrize("package", LIGHT)
 def test_the_network_side_never_imports_torch(package: str) -> None:
     names = modules_of(f"distqatd/{package}")
+    assert imported("\n".join(f"import {name}" for name in names)) == set()
+
+
+def test_state_is_transferred_without_torch() -> None:
+    names = [f"distqatd.averaging.{name}" for name in TRANSFER]
     assert imported("\n".join(f"import {name}" for name in names)) == set()
 
 
