@@ -4,7 +4,7 @@
       ── trainer.start {pipeline, term} ─────►   a job begins; an old term is refused
       ◄─ client.sync: Report ────────────────    how it stands, what it needs
       ── Grant ──────────────────────────────►   a lease, the route, or that it is over
-      ── trainer.adopt {term} ───────────────►   a new client: all jobs are its own from now on
+      ── trainer.adopt {term} ───────────────►   a new client: jobs of older terms are its own now
       ◄─ [Report, ...] ──────────────────────
 
 The client's duty has a `term` that grows with every holder. A job belongs to the client with the

@@ -86,12 +86,11 @@ class TrainerRole:
         return Message({})
 
     async def _adopt(self, caller: Caller, message: Message) -> Message:
-        """Make every job the caller's, and say how it stands."""
+        """Make the caller's every job of an older term, and say how all of them stand."""
         term = need(message.body, "term", int)
         for job in self.jobs.values():
-            check_term(job, caller, term)
-        for job in self.jobs.values():
-            job.client, job.term = caller.peer_id, term
+            if term > job.term:
+                job.client, job.term = caller.peer_id, term
         return Message(calls.reports_body(tuple(map(standing, self.jobs.values()))))
 
     async def _end(self, job: Job) -> None:
