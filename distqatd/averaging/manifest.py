@@ -1,24 +1,29 @@
-"""What a snapshot consists of when it travels: tensors cut into chunks, each with its sha256."""
+"""What a state consists of when it travels: tensors as bytes, in chunks, each with its sha256.
+
+Knows nothing of torch, so that a mirror, which computes nothing, can hold and serve states.
+"""
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
-
-import torch
-from torch import Tensor
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 from distqatd.base.errors import RemoteProtocolError
-from distqatd.compute.payload import to_wire
-from distqatd.compute.results import Snapshot
 from distqatd.wire.fields import need
-from distqatd.wire.payload import Message, TensorSpec, spec_fault
+from distqatd.wire.payload import Message, TensorSpec, WireTensor, spec_fault
 
 CHUNK_BYTES = 4 << 20
 """Bytes in a chunk: one that was corrupt or cut off costs a third of a second at 100 Mbit/s."""
 
 DIGEST_BYTES = 32
 MAX_TENSORS = 64
+
+COMMITTED: Final = "committed"
+"""The parts that replicas have in common: what a joiner of a living stage needs."""
+
+ALL: Final = "all"
+"""The same and the inner optimizer's state: what a stage that stopped needs to go on exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +36,48 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Manifest:
-    """Describes one snapshot completely; two replicas with the same state have the same one.
+class StateBytes:
+    """A state as bytes, as it is served and fetched. Immutable: nobody writes to `data`.
 
     Attributes:
-        outer_step: as in the snapshot.
-        anchor_digest: as in the snapshot.
-        layout_digest: as in the snapshot.
+        outer_step: number of outer steps committed.
+        anchor_digest: sha256 in hex of the tensor `anchor`.
+        layout_digest: tells whether it is of the same stage and model.
         meta: plain values that go with it.
-        specs: the tensors by name, in name order.
+        specs: the tensors, in name order.
+        data: the bytes of each.
+        made_of: the object whose bytes these are, if another; a donor hashes one object once.
+    """
+
+    outer_step: int
+    anchor_digest: str
+    layout_digest: str
+    meta: Mapping[str, Any]
+    specs: tuple[TensorSpec, ...]
+    data: tuple[memoryview, ...]
+    made_of: object = field(default=None, compare=False, repr=False)
+
+    @property
+    def origin(self) -> object:
+        """Return the immutable object whose bytes these are."""
+        return self if self.made_of is None else self.made_of
+
+    def tensors(self) -> dict[str, WireTensor]:
+        """Return the tensors by name."""
+        pairs = zip(self.specs, self.data, strict=True)
+        return {spec.name: WireTensor(spec, data) for spec, data in pairs}
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Describes one state completely; two replicas with the same state have the same one.
+
+    Attributes:
+        outer_step: as in the state.
+        anchor_digest: as in the state.
+        layout_digest: as in the state.
+        meta: as in the state.
+        specs: as in the state.
         digests: sha256 of every chunk, one after the other.
     """
 
@@ -65,6 +103,7 @@ class Manifest:
         """Return the sha256 in hex over all that must be equal in replicas of the same state."""
         lines = [f"{self.outer_step} {self.anchor_digest} {self.layout_digest}"]
         lines += [f"{s.name} {s.dtype} {'x'.join(map(str, s.shape))}" for s in self.specs]
+        lines.append(json.dumps(self.meta, sort_keys=True, default=repr))
         return hashlib.sha256("\n".join(lines).encode() + self.digests).hexdigest()
 
     def digest_of(self, index: int) -> bytes:
@@ -80,8 +119,7 @@ class Manifest:
             "meta": dict(self.meta),
             "tensors": [[s.name, s.dtype, list(s.shape), s.nbytes] for s in self.specs],
         }
-        digests = torch.frombuffer(bytearray(self.digests), dtype=torch.uint8)
-        return Message(body, (to_wire("digests", digests),))
+        return Message(body, (bytes_tensor("digests", memoryview(self.digests)),))
 
     @classmethod
     def from_message(cls, message: Message, max_bytes: int) -> "Manifest":
@@ -119,19 +157,24 @@ def chunks_of(specs: Sequence[TensorSpec]) -> tuple[Chunk, ...]:
     )
 
 
-def specs_of(tensors: Mapping[str, Tensor]) -> tuple[TensorSpec, ...]:
-    """Return the descriptions of tensors in name order."""
-    return tuple(to_wire(name, tensors[name]).spec for name in sorted(tensors))
+def bytes_of(data: Sequence[memoryview], chunk: Chunk) -> memoryview:
+    """Return the bytes of a chunk, not copied."""
+    return data[chunk.tensor][chunk.start : chunk.stop]
 
 
-def make_manifest(snapshot: Snapshot, digests: bytes) -> Manifest:
-    """Return the manifest of a snapshot whose chunks have these digests."""
+def bytes_tensor(name: str, data: memoryview) -> WireTensor:
+    """Return bytes as a tensor that may travel, not copied."""
+    return WireTensor(TensorSpec(name, "uint8", (data.nbytes,), data.nbytes), data)
+
+
+def make_manifest(state: StateBytes, digests: bytes) -> Manifest:
+    """Return the manifest of a state whose chunks have these digests."""
     return Manifest(
-        snapshot.outer_step,
-        snapshot.anchor_digest,
-        snapshot.layout_digest,
-        snapshot.meta,
-        specs_of(snapshot.tensors),
+        state.outer_step,
+        state.anchor_digest,
+        state.layout_digest,
+        state.meta,
+        state.specs,
         digests,
     )
 

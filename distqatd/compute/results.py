@@ -1,7 +1,7 @@
 """What an expert hands out: results of inner steps, contributions and snapshots."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +11,9 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
+
+INNER_PREFIX = "inner."
+INNER_META = ("inner", "inner_step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,11 @@ class Snapshot:
         outer_step: number of outer steps committed; 0 is the seeded initial state.
         anchor_digest: `optim.digest.digest` of the anchor.
         layout_digest: `FlatLayout.digest` of the stage.
-        tensors: `anchor` (N) and `momentum` (P), float32, CPU.
+        tensors: `anchor` (N) and `momentum` (P), float32, CPU. With inner state also what the
+            inner optimizer held at that moment: `inner.<slot>`, see `compute.inner_state`.
         meta: plain values: `int_buffers`, a dict of int by name; `batches`, those inside the
-            anchor, as `IntervalSet.to_list` writes them.
+            anchor, as `IntervalSet.to_list` writes them. With inner state also `inner_step`, the
+            steps this replica had applied, and `inner`, which parameters have inner state.
     """
 
     outer_step: int
@@ -86,6 +91,30 @@ class Snapshot:
     layout_digest: str
     tensors: Mapping[str, Tensor]
     meta: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def has_inner(self) -> bool:
+        """Return whether the inner optimizer's state is there; it may be empty."""
+        return "inner_step" in self.meta
+
+    def committed(self) -> "Snapshot":
+        """Return only what all replicas have in common."""
+        if not self.has_inner:
+            return self
+        tensors = {n: t for n, t in self.tensors.items() if not n.startswith(INNER_PREFIX)}
+        meta = {name: value for name, value in self.meta.items() if name not in INNER_META}
+        return replace(self, tensors=tensors, meta=meta)
+
+    def complete(self) -> "Snapshot":
+        """Return this, if it has inner state.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        if not self.has_inner:
+            text = f"no inner optimizer state was kept at outer step {self.outer_step}"
+            raise CheckpointError(f"{text}; it will be from the next one on")
+        return self
 
 
 def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
