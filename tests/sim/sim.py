@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from distqatd.base.rng import seeded_rng
+from tests.sim.cheaper import remembered
 from tests.sim.host import Host
 from tests.sim.loop import START_S, VirtualLoop
 from tests.sim.network import Network, Weather
@@ -135,7 +136,7 @@ def run(
     loop = VirtualLoop(limit_s)
     trace = trace or Trace()
     sim = Sim(loop, seed, trace)
-    with _reproducible(seed):
+    with _reproducible(seed), remembered():
         try:
             value = loop.run_until_complete(_main(scenario, sim))
             virtual_s = sim.now_s

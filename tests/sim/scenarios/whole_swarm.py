@@ -34,6 +34,7 @@ def make_config(**diloco: object) -> Config:
             "experiment_prefix": "sim",
             "device": "cpu",
             "network": {"port": PORT},
+            "telemetry": {"metrics_every": 10.0},
             "data": {"validation_fraction": 0.02},
             "diloco": {
                 "inner_steps": 4,
@@ -47,15 +48,16 @@ def make_config(**diloco: object) -> Config:
     )
 
 
-def make_node(host: Host, roles: tuple[str, ...], config: Config, seed_ip: str | None) -> Node:
-    """Return a daemon on a simulated machine; it joins through the machine at `seed_ip`."""
-    join = () if seed_ip is None else (f"{seed_ip}:{PORT}",)
+def make_node(host: Host, roles: tuple[str, ...], config: Config, *seed_ips: str) -> Node:
+    """Return a daemon on a simulated machine; it joins through the machines at `seed_ips`."""
+    join = tuple(f"{ip}:{PORT}" for ip in seed_ips)
     network = config.network.model_copy(update={"join": join, "host": host.ip})
+    host.executor = InlineExecutor(STEP_COST_S)
     seams = Seams(
         transport=host.transport,
         clock=host.clock,
         rng=host.rng,
-        make_executor=lambda *_: InlineExecutor(STEP_COST_S),
+        make_executor=lambda *_: host.executor,
         timer=asyncio.get_running_loop().time,
         in_thread=_inline,
     )
@@ -72,7 +74,7 @@ class Swarm:
     """Daemons on simulated machines, the first of them monitor and client."""
 
     def __init__(self, sim: Sim, config: Config) -> None:
-        _fail_on_logged_errors(sim)
+        fail_on_logged_errors(sim)
         torch.set_num_threads(1)  # more cost time on tensors this small, and may reorder sums
         self.sim = sim
         self.config = config
@@ -86,7 +88,7 @@ class Swarm:
         seed_ip, self.seed_ip = self.seed_ip, self.seed_ip or host.ip
 
         async def main(host: Host) -> None:
-            node = make_node(host, roles, self.config, seed_ip)
+            node = make_node(host, roles, self.config, *([seed_ip] if seed_ip else []))
             self.nodes[host.ip] = node
             await node.run(_nothing)
 
@@ -152,7 +154,8 @@ class _Bugs(logging.Handler):
 _BUGS = _Bugs(logging.ERROR)
 
 
-def _fail_on_logged_errors(sim: Sim) -> None:
+def fail_on_logged_errors(sim: Sim) -> None:
+    """Have the simulation fail for what a daemon logs as an error."""
     _BUGS.sim = sim
     log = logging.getLogger("distqatd")
     if _BUGS not in log.handlers:

@@ -1,0 +1,110 @@
+"""The machines of a plan: started, killed, booted again, slowed down."""
+
+import torch
+
+from distqatd.config.sections import Config
+from distqatd.daemon.node import Node
+from tests.sim.elastic.plan import Machine
+from tests.sim.host import Host
+from tests.sim.scenarios.whole_swarm import fail_on_logged_errors, make_node
+from tests.sim.sim import Sim
+
+COST_S = 0.02
+"""Virtual seconds of a piece of tensor work: a step takes long enough for trouble to hit it."""
+
+SLOWDOWN = 50.0
+MAX_JOIN_ADDRESSES = 3
+
+
+class Fleet:
+    """Daemons by name. The first starts the swarm, all others (and it, later) join one another."""
+
+    def __init__(self, sim: Sim, config: Config) -> None:
+        fail_on_logged_errors(sim)
+        torch.set_num_threads(1)  # more cost time on tensors this small, and may reorder sums
+        self.sim = sim
+        self.config = config
+        self.hosts: dict[str, Host] = {}
+        self.nodes: dict[str, Node] = {}
+        self._roles: dict[str, tuple[str, ...]] = {}
+
+    def add(self, machine: Machine) -> None:
+        """Boot a new machine."""
+        host = self.sim.host(skew_s=machine.skew_s)
+        self.hosts[machine.name] = host
+        self._roles[machine.name] = machine.roles
+        host.start(self._main(machine.name))
+
+    def _main(self, name: str):  # noqa: ANN202
+        async def main(host: Host) -> None:
+            join = [other.ip for other in self.hosts.values() if other is not host and other.alive]
+            node = make_node(host, self._roles[name], self.config, *join[:MAX_JOIN_ADDRESSES])
+            host.executor.cost_s = COST_S
+            self.nodes[name] = node
+            if self.sim.net.trace.lines is not None:
+                _show_events(self.sim, name, node)
+            await node.run(_nothing)
+
+        return main
+
+    def is_alive(self, name: str) -> bool:
+        """Return whether the machine's daemon runs."""
+        return name in self.hosts and self.hosts[name].alive
+
+    def restart(self, name: str) -> None:
+        """Boot a machine again, with the same identity and a new boot epoch."""
+        self.nodes.pop(name, None)
+        self.sim.heal([self.hosts[name]])
+        self.hosts[name].restart()
+
+    def slow_down(self, name: str, factor: float) -> None:
+        """Have a machine's computations take `factor` times as long as usual."""
+        self.hosts[name].executor.cost_s = COST_S * factor
+
+    def living(self) -> dict[str, Node]:
+        """Return the daemons that run, by name."""
+        return {name: node for name, node in self.nodes.items() if self.hosts[name].alive}
+
+    def serving(self) -> list[object]:
+        """Return the experts that serve, on all machines that live."""
+        roles = [role for node in self.living().values() for role in node.experts]
+        return [role.hosted for role in roles if role.hosted is not None]
+
+    def clients(self) -> list[object]:
+        """Return the client roles of the machines that live."""
+        return [node.client for node in self.living().values() if node.client is not None]
+
+    def is_finished(self) -> bool:
+        """Return whether a client says that the run is over."""
+        return any(client.is_finished for client in self.clients())
+
+    def is_trained(self) -> bool:
+        """Return whether some expert has taken the last outer step."""
+        last = self.config.diloco.outer_steps
+        return any(hosted.expert.outer_step >= last for hosted in self.serving())
+
+    async def stop(self) -> None:
+        """Stop every daemon in order and wait until all are down."""
+        for node in self.living().values():
+            node.stop("the scenario is over")
+        await self.sim.until(
+            lambda: not [t for t in self.sim.loop.tasks() if t.get_name().endswith(".main")],
+            within_s=60,
+            what="every daemon stopped",
+        )
+
+
+def _show_events(sim: Sim, name: str, node: Node) -> None:
+    """Put a daemon's events among the lines of a trace that somebody reads."""
+    emit = node.events.emit
+
+    def shown(kind: str, **fields: object) -> object:
+        text = " ".join(f"{key}={value}" for key, value in fields.items())
+        sim.net.trace.lines.append(f"{sim.now_s:.6f} event {name} {kind} {text}")
+        return emit(kind, **fields)
+
+    node.events.emit = shown
+
+
+async def _nothing() -> None:
+    """Stand in for what a real daemon does when it is up."""

@@ -1,0 +1,123 @@
+"""Doing what a plan says, at the moments it says."""
+
+import asyncio
+
+from tests.sim.elastic import plan as p
+from tests.sim.elastic.fleet import SLOWDOWN, Fleet
+from tests.sim.elastic.points import Points
+from tests.sim.elastic.watch import Watch
+from tests.sim.host import Host
+from tests.sim.sim import Sim
+
+MAX_WAIT_S = 90.0
+"""A fault strikes by then, virtual seconds, also if training has not come so far."""
+
+
+class Striker:
+    """Strikes a fleet with the faults of a plan, each in a task of its own."""
+
+    def __init__(self, sim: Sim, fleet: Fleet, watch: Watch) -> None:
+        self._sim = sim
+        self._fleet = fleet
+        self._watch = watch
+        self.points = Points(sim.loop)
+        self.crashed: set[str] = set()
+        """Lives that a fault ended."""
+        self.struck_late = False
+        """Whether a fault struck when a stage had taken its last outer step."""
+
+    async def all(self, faults: tuple[p.Fault, ...]) -> None:
+        """Return when every fault has struck and every one that ends has ended."""
+        async with asyncio.TaskGroup() as tasks:
+            for fault in faults:
+                tasks.create_task(self._one(fault))
+
+    async def _one(self, fault: p.Fault) -> None:
+        try:
+            async with asyncio.timeout(MAX_WAIT_S):
+                while self._watch.num_applied < fault.after_steps:  # noqa: ASYNC110
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            self._sim.note(f"{fault}: training has not come so far")
+        await asyncio.sleep(fault.wait_s)
+        self._sim.note(f"now: {fault}")
+        self.struck_late |= self._fleet.is_trained()
+        await self._STRIKES[fault.kind](self, fault)
+        self._sim.note(f"over: {fault}")
+
+    def _hosts(self, fault: p.Fault) -> list[Host]:
+        return [self._fleet.hosts[name] for name in fault.machines if self._fleet.is_alive(name)]
+
+    async def _at_point(self, fault: p.Fault, *, silently: bool = False) -> None:
+        """Kill the machines when the first of them has come to the await point."""
+        hosts = self._hosts(fault)
+
+        def kill() -> None:
+            for host in hosts:
+                self._sim.note(f"{host.life.name} dies")
+                self.crashed.add(host.life.name)
+                self.struck_late |= self._fleet.is_trained()
+                self._sim.lose_power(host) if silently else host.crash()
+
+        if hosts:
+            await self.points.strike(hosts[0].life, fault.await_point, kill)
+
+    async def _crash(self, fault: p.Fault) -> None:
+        await self._at_point(fault)
+
+    async def _power(self, fault: p.Fault) -> None:
+        await self._at_point(fault, silently=True)
+
+    async def _restart(self, fault: p.Fault) -> None:
+        await self._at_point(fault, silently=fault.kind == p.BLACKOUT)
+        await asyncio.sleep(fault.for_s)
+        for name in fault.machines:
+            self._fleet.restart(name)
+
+    async def _partition(self, fault: p.Fault) -> None:
+        hosts = self._hosts(fault)
+        self._sim.partition(hosts)
+        await asyncio.sleep(fault.for_s)
+        self._sim.heal(hosts)
+
+    async def _deaf(self, fault: p.Fault) -> None:
+        hosts = self._hosts(fault)
+        for host in hosts:
+            for other in self._sim.hosts:
+                self._sim.net.cut(other.ip, host.ip)
+        await asyncio.sleep(fault.for_s)
+        self._sim.heal(hosts)
+
+    async def _flap(self, fault: p.Fault) -> None:
+        loop = self._sim.loop
+        until_s = loop.time() + fault.for_s
+        while loop.time() < until_s:
+            hosts = self._hosts(fault)
+            self._sim.partition(hosts)
+            await asyncio.sleep(self._sim.rng.uniform(0.1, 2.0))
+            self._sim.heal(hosts)
+            await asyncio.sleep(self._sim.rng.uniform(0.1, 2.0))
+
+    async def _slow(self, fault: p.Fault) -> None:
+        for name in fault.machines:
+            self._fleet.slow_down(name, SLOWDOWN)
+        await asyncio.sleep(fault.for_s)
+        for name in fault.machines:
+            self._fleet.slow_down(name, 1.0)
+
+    async def _join(self, fault: p.Fault) -> None:
+        for name in fault.machines:
+            skew_s = self._sim.rng.uniform(-600, 600)
+            self._fleet.add(p.Machine(name, (name.split(".")[0],), skew_s))
+
+    _STRIKES = {  # noqa: RUF012
+        p.CRASH: _crash,
+        p.POWER: _power,
+        p.RESTART: _restart,
+        p.BLACKOUT: _restart,
+        p.PARTITION: _partition,
+        p.DEAF: _deaf,
+        p.FLAP: _flap,
+        p.SLOW: _slow,
+        p.JOIN: _join,
+    }

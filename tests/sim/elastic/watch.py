@@ -1,0 +1,204 @@
+"""What every expert of the swarm applied, life by life, and what became of it.
+
+A batch is *in* an anchor if a member of one of the rounds that led to it had applied it. What an
+expert has applied since its anchor is its own until the next round; it dies with the expert.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from distqatd.averaging.averager import Averager
+from distqatd.compute.expert import Expert
+from distqatd.pipeline.hosted import HostedExpert
+from tests.sim.loop import LIFE, Life
+
+Batches = Counter[int]
+
+
+@dataclass
+class Copy:
+    """One expert object: a replica of a stage during one life of a machine."""
+
+    expert: Any
+    stage: str
+    life: Life | None
+    anchor: Batches = field(default_factory=Counter)
+    local: Batches = field(default_factory=Counter)
+    dropped: Batches = field(default_factory=Counter)
+
+    @property
+    def name(self) -> str:
+        """Return uid and life, for messages."""
+        return f"{self.expert.uid} on {self.life.name if self.life else '?'}"
+
+
+@dataclass
+class Brought:
+    """What a member brought to a round."""
+
+    tensor: torch.Tensor
+    batches: Batches
+
+
+@dataclass
+class Watch:
+    """All that happened.
+
+    Attributes:
+        num_applied: inner steps applied, by all experts.
+        wrong: what is a violation however the run goes on.
+        forked: batches in anchors that were given up for another one of the same outer step.
+    """
+
+    copies: dict[int, Copy] = field(default_factory=dict)
+    num_applied: int = 0
+    num_repeats: int = 0
+    num_rounds: int = 0
+    wrong: list[str] = field(default_factory=list)
+    acked: set[int] = field(default_factory=set)
+    anchors: dict[tuple[str, str], Batches] = field(default_factory=dict)
+    _asked: dict[int, int] = field(default_factory=dict)
+    _brought: dict[tuple[int, str], list[Brought]] = field(default_factory=dict)
+    _contributed: dict[int, tuple[object, Batches]] = field(default_factory=dict)
+    _means: dict[int, tuple[object, Batches]] = field(default_factory=dict)
+
+    def of_stage(self, stage: str) -> list[Copy]:
+        """Return all copies there ever were of a stage."""
+        return [copy for copy in self.copies.values() if copy.stage == stage]
+
+    def copy(self, expert: Any) -> Copy:
+        """Return the copy that an expert object is."""
+        known = self.copies.get(id(expert))
+        if known is None:
+            known = Copy(expert, expert.uid.split(".")[0], LIFE.get())
+            self.copies[id(expert)] = known
+        return known
+
+    # --- what experts do
+
+    def applied(self, expert: Any, batch: int, *, is_repeat: bool) -> None:
+        """Note an inner step."""
+        if is_repeat:
+            self.num_repeats += 1
+            return
+        copy = self.copy(expert)
+        self.num_applied += 1
+        copy.local[batch] += 1
+        if copy.local[batch] + copy.anchor[batch] > 1:
+            self.wrong.append(f"{copy.name} applied batch {batch} twice")
+
+    def committed(self, expert: Any, mean: object) -> None:
+        """Note an outer step."""
+        copy = self.copy(expert)
+        known = self._means.get(id(mean))
+        own = known[1] if known is not None else copy.local
+        copy.anchor = copy.anchor + own
+        copy.local = Counter()
+        self.anchors[copy.stage, expert.anchor_digest] = copy.anchor
+        twice = sorted(batch for batch, count in own.items() if copy.anchor[batch] > 1)
+        if twice:
+            self.wrong.append(
+                f"outer step {expert.outer_step} of {copy.name} has batches {twice} twice"
+            )
+
+    def loaded(self, expert: Any) -> None:
+        """Note that a copy became what its snapshot says."""
+        copy = self.copy(expert)
+        inside = self.anchors.get((copy.stage, expert.anchor_digest), Counter())
+        copy.dropped += copy.local + copy.anchor - inside
+        copy.anchor, copy.local = Counter(inside), Counter()
+
+    def contributed(self, expert: Any, contribution: Any) -> None:
+        """Note what a contribution holds."""
+        self._contributed[id(contribution)] = (contribution, Counter(self.copy(expert).local))
+
+    # --- what rounds do
+
+    def brings(self, uid: str, contribution: Any) -> None:
+        """Note what a member brings to a round."""
+        batches = self._contributed[id(contribution)][1]
+        brought = Brought(contribution.pseudo_gradient.clone(), batches)
+        self._brought.setdefault((contribution.outer_step + 1, uid), []).append(brought)
+
+    def agreed(self, uid: str, committed: Any) -> None:
+        """Note what a round's mean holds, after checking it bit for bit."""
+        self.num_rounds += 1
+        weights = {uid: weight for uid, weight in sorted(committed.weights.items()) if weight}
+        # A member that tried before has brought something for this outer step more than once.
+        tries = [self._brought.get((committed.outer_step, uid), []) for uid in weights]
+        for choice in itertools.product(*tries):
+            if _is_mean(committed.mean, [*weights.values()], choice):
+                batches = sum((each.batches for each in choice), Counter())
+                self._means[id(committed.mean)] = (committed.mean, batches)
+                return
+        self.wrong.append(f"{uid} took outer step {committed.outer_step} with another mean")
+
+
+def _is_mean(mean: torch.Tensor, weights: list[float], choice: tuple[Brought, ...]) -> bool:
+    """Return whether a mean is the sum over the members in uid order, each rounded to fp32."""
+    total = torch.zeros_like(mean)
+    for weight, each in zip(weights, choice, strict=True):
+        total += each.tensor * weight
+    return torch.equal(total, mean)
+
+
+@contextmanager
+def watching() -> Iterator[Watch]:
+    """Watch all experts of this process."""
+    watch = Watch()
+    settle, round_ = HostedExpert.apply, Averager.round
+    plain = {name: getattr(Expert, name) for name in _METHODS}
+
+    async def watched_settle(self, session, decided):
+        watch._asked[id(self.expert)] = decided.batch
+        return await settle(self, session, decided)
+
+    async def watched_round(self, uid, contribution):
+        watch.brings(uid, contribution)
+        committed = await round_(self, uid, contribution)
+        watch.agreed(uid, committed)
+        return committed
+
+    def apply(self, num_samples, *args, **kwargs):
+        result = plain["apply"](self, num_samples, *args, **kwargs)
+        batch = watch._asked[id(self)]
+        watch.applied(self, batch, is_repeat=getattr(result, "is_repeat", False))
+        return result
+
+    def contribution(self):
+        result = plain["contribution"](self)
+        watch.contributed(self, result)
+        return result
+
+    def commit_outer(self, mean, *args, **kwargs):
+        result = plain["commit_outer"](self, mean, *args, **kwargs)
+        watch.committed(self, mean)
+        return result
+
+    def load(self, *args, **kwargs):
+        watch.copy(self)
+        result = plain["load"](self, *args, **kwargs)
+        watch.loaded(self)
+        return result
+
+    replaced = {
+        "apply": apply, "contribution": contribution, "commit_outer": commit_outer, "load": load,
+    }  # fmt: skip
+    HostedExpert.apply, Averager.round = watched_settle, watched_round
+    for name, method in replaced.items():
+        setattr(Expert, name, method)
+    try:
+        yield watch
+    finally:
+        HostedExpert.apply, Averager.round = settle, round_
+        for name, method in plain.items():
+            setattr(Expert, name, method)
+
+
+_METHODS = ("apply", "contribution", "commit_outer", "load")
