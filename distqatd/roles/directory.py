@@ -22,7 +22,7 @@ from distqatd.swarm.view import (
     expert_info,
 )
 
-R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord)
+R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord, r.MirrorRecord)
 
 TTL_S = 30.0
 """Records of the run live this long without a refresh, seconds."""
@@ -181,6 +181,12 @@ class Directory:
         stages = tuple(stage if old.name == name else old for old in self.view.stages)
         self.view = replace(self.view, stages=stages)
         return stage
+
+    async def mirrors(self) -> tuple[tuple[PeerId, r.MirrorRecord], ...]:
+        """Read who gives checkpoints of the run, those of the newest outer step first."""
+        key = r.mirror_key(self._run_id)
+        found = self._parsed(r.MirrorRecord, key, await self._dht.get(key))
+        return tuple(sorted(found, key=lambda pair: (-pair[1].outer_step, pair[0])))
 
     def _experts(self, key: str, found: Sequence[StoredRecord]) -> Iterable[ExpertInfo]:
         for peer_id, record in self._parsed(r.ExpertRecord, key, found):

@@ -1,8 +1,8 @@
 """What peers publish in the DHT: small msgpack maps, checked field by field when read.
 
 Keys: `run/<run>/joining`, `run/<run>/stage/<i>` (experts), `run/<run>/trainers`,
-`run/<run>/leases` (client duty) and `peers`. A record a peer cannot parse is skipped, never an
-error: it was written by somebody else, maybe by a newer version.
+`run/<run>/leases` (client duty), `run/<run>/mirror` (checkpoints) and `peers`. A record a peer
+cannot parse is skipped, never an error: it was written by somebody else, maybe by a newer version.
 """
 
 from dataclasses import asdict, dataclass, fields
@@ -44,6 +44,11 @@ def trainers_key(run_id: RunId) -> str:
 def leases_key(run_id: RunId) -> str:
     """Return the key of the client-duty lease."""
     return f"run/{run_id}/leases"
+
+
+def mirror_key(run_id: RunId) -> str:
+    """Return the key of the daemons that give checkpoints to experts nobody else serves."""
+    return f"run/{run_id}/mirror"
 
 
 PEERS_KEY = "peers"
@@ -177,3 +182,23 @@ class LeaseRecord(_Record):
     finished_unix_s: float
     eval_loss: float
     eval_accuracy: float
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorRecord(_Record):
+    """Under `mirror`: who gives the stages of a checkpoint, as the states `mirror/<stage>`.
+
+    Attributes:
+        outer_step: of the checkpoint; all of its stages are at it.
+        config_digest: of the run; a mirror of another configuration is of no use.
+    """
+
+    addresses: tuple[str, ...]
+    boot_epoch: int
+    outer_step: int
+    config_digest: str
+
+
+def mirror_state(stage: str) -> str:
+    """Return the name under which a mirror serves a stage."""
+    return f"mirror/{stage}"

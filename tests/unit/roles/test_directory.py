@@ -93,3 +93,13 @@ async def test_a_peer_with_too_many_records_is_not_remembered_in_full(monkeypatc
     assert len(directory._lost) <= 5
     assert len(directory._seqs) <= 5
     assert len(directory._seqs["noisy"]) == 3
+
+
+async def test_mirrors_are_read_the_newest_checkpoint_first():
+    world = World()
+    for peer, outer_step in (("a", 3), ("b", 7), ("c", 7)):
+        packed = r.MirrorRecord((), 1, outer_step, "digest").pack()
+        world.board.put(r.mirror_key(RUN), peer, "", packed)
+    world.board.put(r.mirror_key(RUN), "evil", "", b"nonsense")
+    mirrors = await world.context("me").directory.mirrors()
+    assert [(peer, record.outer_step) for peer, record in mirrors] == [("b", 7), ("c", 7), ("a", 3)]
