@@ -17,6 +17,7 @@ def _number_from_text(value: object) -> object:
 
 Float = Annotated[float, BeforeValidator(_number_from_text)]
 Share = Annotated[float, BeforeValidator(_number_from_text), Field(ge=0, lt=1)]
+NotNegativeFloat = Annotated[float, BeforeValidator(_number_from_text), Field(ge=0)]
 PositiveFloat = Annotated[float, BeforeValidator(_number_from_text), Field(gt=0)]
 
 

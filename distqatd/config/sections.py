@@ -6,6 +6,7 @@ run-wide (`RUN_WIDE`) are digested and compared when a daemon joins: all peers m
 
 from pydantic import Field
 
+from distqatd.config.control import ControlConfig
 from distqatd.config.data import DataConfig
 from distqatd.config.diloco import DilocoConfig, InnerOptimConfig, OuterOptimConfig
 from distqatd.config.machine import ComputeConfig, ParamMirrorConfig, TelemetryConfig
@@ -17,6 +18,7 @@ __all__ = [
     "RUN_WIDE",
     "ComputeConfig",
     "Config",
+    "ControlConfig",
     "DataConfig",
     "DilocoConfig",
     "InnerOptimConfig",
@@ -52,6 +54,7 @@ class Config(Section):
     param_mirror: ParamMirrorConfig = ParamMirrorConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     compute: ComputeConfig = ComputeConfig()
+    control: ControlConfig = ControlConfig()
 
 
 RUN_WIDE = ("experiment_prefix", "seed", "max_expert_index", "data", "diloco", "model_pipeline")

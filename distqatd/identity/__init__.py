@@ -2,5 +2,6 @@
 
 May import wire, config and base; opens no sockets. Read in this order: `private_file` (how secrets
 lie on disk), `keys` (peer id = hash of a public key), `swarm` (what a secret derives), `tls`
-(membership proven on every link), `invite` (a join line as one word).
+(membership proven on every link), `invite` (a join line as one word), `directive`, `challenge` and
+`operator` (orders to other machines, and whose are taken).
 """

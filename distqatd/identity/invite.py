@@ -13,6 +13,7 @@ import msgpack
 
 from distqatd.base.errors import IdentityError
 from distqatd.base.ids import PeerId, parse_peer_id
+from distqatd.identity.operator import check_public_key
 from distqatd.identity.swarm import (
     SECRET_BYTES,
     Swarm,
@@ -41,6 +42,7 @@ class Invite:
         secret: the 32-byte swarm secret of a secret swarm.
         addresses: where members can be reached, as `net.address` writes them.
         peer_id: who is expected at those addresses that name nobody themselves.
+        operator: public key of the swarm's operator, whose directives a newcomer takes.
     """
 
     swarm_name: str
@@ -48,6 +50,7 @@ class Invite:
     secret: bytes | None = field(repr=False)
     addresses: tuple[str, ...]
     peer_id: PeerId | None = None
+    operator: bytes | None = None
 
     def __post_init__(self) -> None:
         check_swarm_name(self.swarm_name)
@@ -55,6 +58,8 @@ class Invite:
             raise IdentityError("an invite has a secret exactly if its swarm is not open")
         if self.secret is not None and len(self.secret) != SECRET_BYTES:
             raise IdentityError(f"the invite's secret has {len(self.secret)} bytes, not 32")
+        if self.operator is not None:
+            check_public_key(self.operator)
         if len(self.addresses) > MAX_ADDRESSES:
             raise IdentityError(f"an invite has at most {MAX_ADDRESSES} addresses")
         if any(not 0 < len(each) <= MAX_ADDRESS_CHARS for each in self.addresses):
@@ -68,7 +73,7 @@ class Invite:
 
     def __str__(self) -> str:
         """Return the `dq1:` word; it contains the secret."""
-        fields = (self.swarm_name, self.secret, self.addresses, self.peer_id)
+        fields = (self.swarm_name, self.secret, self.addresses, self.peer_id, self.operator)
         body: bytes = msgpack.packb(fields)
         checksum = hashlib.sha256(body).digest()[:_CHECKSUM_BYTES]
         return PREFIX + _base32(len(body).to_bytes(2, "big") + body + checksum)
@@ -132,10 +137,14 @@ def _from_body(body: bytes) -> Invite:
     except (ValueError, msgpack.UnpackException) as error:
         raise IdentityError(f"the invite cannot be read; {_FIX}") from error
     match fields:
-        case (str(name), bytes() | None as secret, tuple(addresses), str() | None as peer_id) if (
-            all(isinstance(each, str) for each in addresses)
-        ):
+        case (
+            str(name),
+            bytes() | None as secret,
+            tuple(addresses),
+            str() | None as peer_id,
+            bytes() | None as operator,
+        ) if all(isinstance(each, str) for each in addresses):
             peer = None if peer_id is None else parse_peer_id(peer_id)
-            return Invite(name, secret is None, secret, addresses, peer)
+            return Invite(name, secret is None, secret, addresses, peer, operator)
         case _:
             raise IdentityError(f"the invite is of a kind this version does not know; {_FIX}")

@@ -13,17 +13,18 @@ from distqatd.identity.keys import Identity
 from distqatd.identity.swarm import open_swarm, secret_swarm
 
 PEER = Identity.generate(seeded_rng("peer")).peer_id
-INVITE = Invite("demo", False, bytes(range(32)), ("/ip4/192.0.2.7/tcp/29700",), PEER)
+INVITE = Invite("demo", False, bytes(range(32)), ("/ip4/192.0.2.7/tcp/29700",), PEER, b"o" * 32)
 
 names = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=64)
 addresses = st.lists(st.text(min_size=1, max_size=60), max_size=16).map(tuple)
 peers = st.none() | st.integers().map(lambda n: Identity.generate(seeded_rng(n)).peer_id)
 invites = st.builds(
-    lambda name, secret, addresses, peer: Invite(name, secret is None, secret, addresses, peer),
+    lambda name, secret, *rest: Invite(name, secret is None, secret, *rest),
     names,
     st.none() | st.binary(min_size=32, max_size=32),
     addresses,
     peers,
+    st.none() | st.binary(min_size=32, max_size=32),
 )
 
 
@@ -64,13 +65,15 @@ def test_a_hostile_body_with_a_valid_checksum_is_an_identity_error(body: bytes) 
     [
         [],
         ["demo", None, ["x"]],
-        ["demo", b"short", ["x"], None],
-        ["demo", None, ["x"] * 17, None],
-        ["demo", None, [7], None],
-        ["demo", None, [""], None],
-        ["demo", None, "x", None],
-        ["", None, ["x"], None],
-        ["demo", None, ["x"], "Qmlibp2p"],
+        ["demo", b"short", ["x"], None, None],
+        ["demo", None, ["x"] * 17, None, None],
+        ["demo", None, [7], None, None],
+        ["demo", None, [""], None, None],
+        ["demo", None, "x", None, None],
+        ["", None, ["x"], None, None],
+        ["demo", None, ["x"], "Qmlibp2p", None],
+        ["demo", None, ["x"], None, b"short"],
+        ["demo", None, ["x"], None, "text"],
         {"demo": 1},
     ],
 )
