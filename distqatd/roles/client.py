@@ -212,7 +212,10 @@ class ClientRole:
         lease = self.ledger.grant(report.pipeline, known) if report.wants_lease else None
         route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
         fence, first, end = (lease.fence, lease.first, lease.end) if lease else (0, 0, 0)
-        return calls.Grant(self.ledger.term, fence, first, end, route, is_over=False, reason="")
+        term, session = self.ledger.term, self.ledger.next_fence()
+        return calls.Grant(
+            term, fence, first, end, route, is_over=False, reason="", session=session
+        )
 
     # --- the end of the run
 

@@ -154,6 +154,8 @@ class Grant:
         end: one past its last.
         route: the one the client wants, always; empty while the pipeline has a gap: ask again.
         is_over: the trainer's job is done; `reason` says why.
+        session: number for a session on this route. It grows with every grant, so that of two
+            trainers with one expert in their routes the one that was told last wins.
     """
 
     term: int
@@ -163,6 +165,7 @@ class Grant:
     route: Route
     is_over: bool
     reason: str
+    session: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -174,6 +177,7 @@ class Grant:
             "route": route_body(self.route),
             "is_over": self.is_over,
             "reason": self.reason,
+            "session": self.session,
         }
 
     @classmethod
@@ -193,6 +197,7 @@ class Grant:
             read_route(need(body, "route", list)),
             need(body, "is_over", bool),
             need(body, "reason", str),
+            need(body, "session", int),
         )
 
 

@@ -103,10 +103,15 @@ class Ledger:
         if len(open_leases) >= MAX_OPEN:
             return None
         first, end = self._take(pipeline)
-        lease = Lease(self.term << TERM_BITS | self.next_counter, pipeline, first, end, first)
-        self.next_counter += 1
+        lease = Lease(self.next_fence(), pipeline, first, end, first)
         self.leases[lease.fence] = lease
         return lease
+
+    def next_fence(self) -> int:
+        """Return a number above all that this client or one before it has given out."""
+        fence = self.term << TERM_BITS | self.next_counter
+        self.next_counter += 1
+        return fence
 
     def _take(self, pipeline: int) -> tuple[int, int]:
         """Return the next range for a pipeline and strike it off."""
