@@ -8,7 +8,7 @@ from distqatd.averaging.state import Donors
 from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
-from distqatd.compute.memory import use_one_arena
+from distqatd.compute.memory import keep_freed_memory
 from distqatd.daemon.seams import Seams
 from distqatd.data.batches import SOURCES, open_dataset
 from distqatd.data.tasks import task
@@ -34,7 +34,7 @@ def open_device(context: Context, seams: Seams) -> Device:
     Raises:
         DeviceUnavailable: it was asked for and is not there.
     """
-    use_one_arena()
+    keep_freed_memory()
     decision = pick_device(context.config.device)
     context.events.emit("device.picked", device=str(decision.value), reason=decision.reason)
     executor = seams.make_executor(str(decision.value), context.config.compute.num_threads)

@@ -4,10 +4,12 @@ import sys
 
 import pytest
 
-CODE = """
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
+
+ARENA = """
 import ctypes, threading
-from distqatd.compute.memory import use_one_arena
-assert use_one_arena()
+from distqatd.compute.memory import keep_freed_memory
+assert keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = ctypes.c_void_p
 found = []
@@ -18,10 +20,46 @@ main = libc.malloc(1000)
 print(abs(found[0] - main) < 1 << 26)
 """
 
+FAULTS = """
+import ctypes, resource, sys
+from distqatd.compute.memory import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.free.argtypes = [ctypes.c_void_p]
+libc.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def step():
+    blocks = [libc.malloc(1 << 20) for _ in range(8)]
+    for block in blocks:
+        libc.memset(block, 1, 1 << 20)
+    for block in reversed(blocks):
+        libc.free(block)
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has arenas")
-def test_a_thread_allocates_beside_the_main_thread():
+
+def run(code: str, *argv: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", CODE], capture_output=True, text=True, check=False, timeout=60
+        [sys.executable, "-c", code, *argv],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
     )
-    assert done.stdout.strip() == "True", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_a_thread_allocates_beside_the_main_thread():
+    assert run(ARENA) == "True"
+
+
+def test_memory_that_a_step_frees_is_not_faulted_in_again_by_the_next():
+    assert int(run(FAULTS, "default")) > 10_000
+    assert int(run(FAULTS, "keep")) < 1_000
