@@ -95,7 +95,7 @@ def plan_routes(
 def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
     """Take the hop's expert out of the pool if it is still the same life of the same peer."""
     expert = pool.get(hop.uid)
-    if expert is None or _hop(expert) != hop:
+    if expert is None or hop_of(expert) != hop:
         return None
     del pool[hop.uid]
     return hop
@@ -105,8 +105,8 @@ def _keep_last(view: SwarmView, route: Route, hops: list[Hop | None]) -> None:
     """Put experts back that drain although nobody else serves their stage."""
     for position, (stage, hop) in enumerate(zip(view.stages, route, strict=True)):
         if hops[position] is None and not stage.serving:
-            same = (expert for expert in stage.members if _hop(expert) == hop)
-            hops[position] = next((_hop(expert) for expert in same), None)
+            same = (expert for expert in stage.members if hop_of(expert) == hop)
+            hops[position] = next((hop_of(expert) for expert in same), None)
 
 
 def _leaving(view: SwarmView) -> list[str]:
@@ -122,7 +122,7 @@ def _mend(
             _give_back(view, free, hops)
             return (), stage.name
     mended = [
-        hop if hop is not None else _hop(_best_of(pool))
+        hop if hop is not None else hop_of(_best_of(pool))
         for hop, pool in zip(hops, free, strict=True)
     ]
     return tuple(mended), None
@@ -143,6 +143,7 @@ def _give_back(
             pool[expert.uid] = expert
 
 
-def _hop(expert: ExpertInfo) -> Hop:
+def hop_of(expert: ExpertInfo) -> Hop:
+    """Return an expert as a hop of a route."""
     record = expert.record
     return Hop(expert.uid, expert.peer_id, record.boot_epoch, record.addresses)
