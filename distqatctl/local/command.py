@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from distqatd.base.clock import SystemClock
 DEFAULT_PRESET = "digits"
 
 
-def local(
+def local(  # noqa: PLR0913  one parameter for each option
     config: Annotated[
         list[str] | None,
         typer.Option(metavar="PRESET_OR_FILE", help=f"Default: {DEFAULT_PRESET}. Repeatable."),
@@ -36,6 +36,14 @@ def local(
     baseline: Annotated[
         bool, typer.Option("--baseline", help="Train the unsplit model in one process instead.")
     ] = False,
+    kill_one: Annotated[
+        bool,
+        typer.Option("--kill-one", help="SIGKILL one daemon mid-run, and show the recovery."),
+    ] = False,
+    role: Annotated[
+        Literal["expert", "trainer", "client", "monitor"] | None,
+        typer.Option(help="What the daemon that --kill-one kills does; default: expert."),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Keep the daemons' state there (a short path)."),
@@ -45,13 +53,16 @@ def local(
     ] = 900.0,
 ) -> None:
     """Train with a whole swarm of real daemons on this machine, then show what came out."""
+    if role is not None and not kill_one:
+        raise typer.BadParameter("--role names the victim of --kill-one")
     given = config_arguments(config or [DEFAULT_PRESET], values)
     if outer_steps is not None:
         given += ["--set", f"diloco.outer_steps={outer_steps}"]
     plan = read_plan(given)
     if baseline:
         return _run_baseline(plan, given, json_file)
-    options = LocalOptions(tuple(given), experts_per_stage, timeout, run_dir)
+    kill = (role or "expert") if kill_one else None
+    options = LocalOptions(tuple(given), experts_per_stage, timeout, run_dir, kill)
     report = LocalRun(plan, options, open_display(), SystemClock()).execute()
     _write(report.to_json(indent=2), json_file)
     if json_file != Path("-"):

@@ -60,33 +60,34 @@ def plan_of(values: Mapping[str, Any]) -> RunPlan:
     )
 
 
-def daemons(plan: RunPlan, experts_per_stage: int) -> tuple[DaemonPlan, ...]:
+def daemons(plan: RunPlan, experts_per_stage: int, num_clients: int = 1) -> tuple[DaemonPlan, ...]:
     """Return every daemon in the order of start: the first one is the monitor others join.
 
     One trainer per pipeline that can be complete at once, and every stage has
-    `experts_per_stage` replicas.
+    `experts_per_stage` replicas. Of several clients one has the duty, the others stand by.
     """
     num_experts = len(plan.stages) * experts_per_stage
     return (
         DaemonPlan("monitor_0", "monitor"),
-        DaemonPlan("client_0", "client"),
+        *(DaemonPlan(f"client_{i}", "client") for i in range(num_clients)),
         *(DaemonPlan(f"expert_{i}", "expert") for i in range(num_experts)),
         *(DaemonPlan(f"trainer_{i}", "trainer") for i in range(experts_per_stage)),
     )
 
 
 def arguments(
-    daemon: DaemonPlan, *, state_root: Path, log_dir: Path, join_file: Path, parent_fd: int
+    daemon: DaemonPlan, *, state_root: Path, log_dir: Path, join: Sequence[str], parent_fd: int
 ) -> list[str]:
-    """Return the `distqatd` arguments of one daemon, without the configuration's."""
-    given = [
+    """Return the `distqatd` arguments of one daemon, without the configuration's.
+
+    With nobody to `join` it starts the swarm.
+    """
+    return [
         *("--role", daemon.role),
         *("--state-dir", str(state_root / daemon.name)),
         *("--log-file", str(log_dir / f"{daemon.name}.log")),
         *("--network-secret-file", str(state_root / "swarm.secret")),
         *("--host", "127.0.0.1", "--port", "0", "--api-port", "-1"),
         *("--parent-fd", str(parent_fd)),
+        *(part for address in join for part in ("--join", address)),
     ]
-    if daemon.role != "monitor":
-        given += ["--join", f"@{join_file}"]
-    return given

@@ -1,15 +1,16 @@
 """The report of a local run, and the same in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from distqatctl import text
 from distqatctl.errors import DEGRADED, OK
 from distqatctl.local.watch import Snapshot
-from distqatd.api.schema import LocalReport, ReportExpert, ReportStage, RunInfo, Stage
+from distqatd.api.local_schema import KillReport, LocalReport, ReportExpert, ReportStage
+from distqatd.api.schema import RunInfo, Stage
 
 
-def report_stage(stage: Stage, experts_per_stage: int) -> ReportStage:
+def report_stage(stage: Stage, num_replicas: int) -> ReportStage:
     """Return a stage's replicas; identical means: all of them there, one step, one digest."""
     experts = tuple(
         ReportExpert(
@@ -21,9 +22,7 @@ def report_stage(stage: Stage, experts_per_stage: int) -> ReportStage:
         for expert in stage.experts
     )
     anchors = {(expert.outer_step, expert.anchor_digest) for expert in experts}
-    identical = (
-        len(experts) >= experts_per_stage and len(anchors) == 1 and all(d for _, d in anchors)
-    )
+    identical = len(experts) >= num_replicas and len(anchors) == 1 and all(d for _, d in anchors)
     return ReportStage(name=stage.name, experts=experts, replicas_identical=identical)
 
 
@@ -31,17 +30,29 @@ def make_report(
     snapshot: Snapshot,
     run: RunInfo,
     *,
-    experts_per_stage: int,
+    replicas: Mapping[str, int],
     launched_unix_s: float,
     wall_s: float,
     processes: int,
     leftovers: Sequence[str],
+    kill: KillReport | None = None,
 ) -> LocalReport:
-    """Put together what the swarm said last and what was seen of its processes."""
+    """Put together what the swarm said last and what was seen of its processes.
+
+    Args:
+        snapshot: the last look at the swarm.
+        run: its run.
+        replicas: how many each stage should have.
+        launched_unix_s: when the first daemon was started.
+        wall_s: from then to the end of the run.
+        processes: the most that were seen at once.
+        leftovers: what the daemons left behind.
+        kill: what came of killing one.
+    """
     first = run.first_step_unix_s
     return LocalReport(
         eval=run.eval,
-        stages=tuple(report_stage(stage, experts_per_stage) for stage in snapshot.stages),
+        stages=tuple(report_stage(s, replicas.get(s.name, 1)) for s in snapshot.stages),
         outer_steps=run.outer_step,
         inner_steps=run.inner_steps,
         batches=run.batches,
@@ -50,6 +61,7 @@ def make_report(
         time_to_first_step_s=None if first is None else round(max(0.0, first - launched_unix_s), 3),
         processes=processes,
         leftovers=tuple(leftovers),
+        kill=kill,
     )
 
 
@@ -62,6 +74,8 @@ def problems(report: LocalReport) -> list[str]:
     found += [] if report.eval is not None else ["the anchor was not evaluated"]
     found += [f"{batches.lost} batches lost"] if batches.lost else []
     found += [f"{batches.duplicated} batches counted twice"] if batches.duplicated else []
+    if report.kill is not None and report.kill.verdict != "recovered":
+        found.append(f"the swarm did not recover: {report.kill.reason}")
     found += [f"left behind: {thing}" for thing in report.leftovers]
     return found
 
@@ -69,6 +83,16 @@ def problems(report: LocalReport) -> list[str]:
 def exit_code(report: LocalReport) -> int:
     """Return 0 for a clean run, 3 for one that has a problem."""
     return DEGRADED if problems(report) else OK
+
+
+def verdict(kill: KillReport) -> str:
+    """Return what came of a kill, in one line."""
+    who = f"{kill.daemon} ({kill.uid})" if kill.uid else kill.daemon
+    if kill.recovery_s is None:
+        return f"{who}: NOT RECOVERED, {kill.reason}"
+    stall_s = kill.others_stall_s
+    others = "" if stall_s is None else f"; the others never waited over {text.duration(stall_s)}"
+    return f"{who}: recovered in {text.duration(kill.recovery_s)}, {kill.reason}{others}"
 
 
 def summary(report: LocalReport, log_dir: Path) -> str:
@@ -89,6 +113,8 @@ def summary(report: LocalReport, log_dir: Path) -> str:
         lines.append(f"  {stage.name:<9} {text.plural(len(stage.experts), 'replica')}, {word}")
     counts = report.batches.model_dump().items()
     lines.append("  batches   " + ", ".join(f"{count} {name}" for name, count in counts))
+    if report.kill is not None:
+        lines.append(f"  kill      {verdict(report.kill)}")
     lines.append(f"  processes {report.processes}, left behind {len(report.leftovers) or 'none'}")
     lines.append(f"  logs      {log_dir}")
     return "\n".join(lines + [f"▲ {problem}" for problem in problems(report)])

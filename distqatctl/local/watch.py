@@ -1,16 +1,14 @@
 """What the client's daemon says about the run, and when that means the end."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
 
-from distqatctl.client import Client
 from distqatctl.errors import CommandFailed
+from distqatctl.local.fleet import Fleet
 from distqatd.api.schema import Reply, RunInfo, Stage, Status
 
 R = TypeVar("R", bound=Reply)
-
-_POLL_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,29 +30,32 @@ class Snapshot:
 
 
 class Watcher:
-    """Looks at one daemon again and again."""
+    """Looks at the run through a client's daemon; through the monitor's while there is none."""
 
-    def __init__(self, socket: Path) -> None:
-        self._client = Client(socket, timeout_s=_POLL_TIMEOUT_S)
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
 
     def look(self) -> Snapshot:
-        """Return what the daemon says now; a daemon that is not up yet says nothing."""
-        status = self._ask(Status, "/v1/status")
-        return Snapshot(status, self._ask(RunInfo, "/v1/run") if status is not None else None)
+        """Return what the first one that answers says; nobody may be up yet."""
+        for name in [*self._fleet.living("client"), *self._fleet.living("monitor")]:
+            status = self._ask(name, Status, "/v1/status")
+            if status is not None:
+                return Snapshot(status, self._ask(name, RunInfo, "/v1/run"))
+        return Snapshot()
 
-    def _ask(self, kind: type[R], route: str) -> R | None:
+    def _ask(self, name: str, kind: type[R], route: str) -> R | None:
         # Not up yet, no run yet, too busy for two seconds: all of it passes, or the process ends
         # or the run's deadline passes, and those are looked after elsewhere.
         try:
-            return self._client.get(kind, route)
+            return self._fleet.client(name).get(kind, route)
         except CommandFailed:
             return None
 
 
-def all_at_step(snapshot: Snapshot, outer_step: int, experts_per_stage: int) -> bool:
+def all_at_step(snapshot: Snapshot, outer_step: int, replicas: Mapping[str, int]) -> bool:
     """Return whether every replica of every stage has announced this outer step."""
     return bool(snapshot.stages) and all(
-        len(stage.experts) >= experts_per_stage
+        len(stage.experts) >= replicas.get(stage.name, 1)
         and all(expert.outer_step >= outer_step for expert in stage.experts)
         for stage in snapshot.stages
     )

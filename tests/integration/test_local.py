@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from distqatd.api.schema import LocalReport
+from distqatd.api.local_schema import LocalReport
 
 pytestmark = pytest.mark.integration
 

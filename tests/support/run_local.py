@@ -15,7 +15,7 @@ FAKE = (sys.executable, "-m", "tests.support.fake_daemon")
 
 def main() -> int:
     plan = read_plan((), FAKE)
-    options = LocalOptions((), 2, float(sys.argv[2]), None, FAKE)
+    options = LocalOptions((), 2, float(sys.argv[2]), program=FAKE)
     try:
         result = LocalRun(plan, options, Lines(), SystemClock()).execute()
     except CommandFailed as error:

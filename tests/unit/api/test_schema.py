@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from distqatd.api import schema
+from distqatd.api.local_schema import LocalReport
 from tests.support.fake_provider import status
 
 
@@ -37,7 +38,7 @@ def test_an_unknown_field_and_a_wrong_schema_are_refused() -> None:
 
 
 def test_the_local_report_has_the_fields_the_documents_promise() -> None:
-    assert [f.alias or name for name, f in schema.LocalReport.model_fields.items()] == [
+    assert [f.alias or name for name, f in LocalReport.model_fields.items()] == [
         "schema",
         "eval",
         "stages",
@@ -49,4 +50,5 @@ def test_the_local_report_has_the_fields_the_documents_promise() -> None:
         "time_to_first_step_s",
         "processes",
         "leftovers",
+        "kill",
     ]

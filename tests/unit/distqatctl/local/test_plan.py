@@ -41,14 +41,14 @@ def test_every_daemon_stays_on_loopback_and_hangs_on_its_parent(role: str) -> No
         daemon,
         state_root=Path("/s"),
         log_dir=Path("logs/digits"),
-        join_file=Path("logs/digits/initial_peers.txt"),
+        join=("@logs/digits/initial_peers.txt",),
         parent_fd=7,
     )
     line = " ".join(given)
     assert f"--state-dir /s/{role}_0 --log-file logs/digits/{role}_0.log" in line
     assert "--network-secret-file /s/swarm.secret" in line
     assert "--host 127.0.0.1 --port 0 --api-port -1 --parent-fd 7" in line
-    assert ("--join @logs/digits/initial_peers.txt" in line) == (role != "monitor")
+    assert "--join @logs/digits/initial_peers.txt" in line
     assert "--stage" not in line  # experts find the gaps themselves
 
 

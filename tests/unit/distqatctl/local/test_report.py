@@ -5,10 +5,11 @@ import pytest
 from distqatctl.local.report import exit_code, make_report, problems, report_stage, summary
 from distqatctl.local.watch import Snapshot, all_at_step
 from distqatd.api import schema
+from distqatd.api.local_schema import KillReport, LocalReport
 from tests.support.fake_provider import expert, run_info, stage, status
 
 
-def _report(**changes: object) -> schema.LocalReport:
+def _report(**changes: object) -> LocalReport:
     run = run_info(
         finished=True,
         eval=schema.Eval(loss=0.1234, accuracy=0.961),
@@ -19,7 +20,7 @@ def _report(**changes: object) -> schema.LocalReport:
     report = make_report(
         Snapshot(status(stages=stages), run),
         run,
-        experts_per_stage=2,
+        replicas={"front": 2, "back": 2},
         launched_unix_s=100.0,
         wall_s=21.04,
         processes=8,
@@ -83,7 +84,38 @@ def test_the_run_has_settled_when_every_replica_announced_the_last_step() -> Non
         experts = [expert("front", i, outer_step=step) for i, step in enumerate(steps)]
         return Snapshot(status(stages=(stage("front", *experts),)), run_info())
 
-    assert all_at_step(at(4, 4), 4, 2)
-    assert not all_at_step(at(4, 3), 4, 2)
-    assert not all_at_step(at(4), 4, 2)
-    assert not all_at_step(Snapshot(), 4, 2)
+    assert all_at_step(at(4, 4), 4, {"front": 2})
+    assert not all_at_step(at(4, 3), 4, {"front": 2})
+    assert not all_at_step(at(4), 4, {"front": 2})
+    assert not all_at_step(Snapshot(), 4, {"front": 2})
+
+
+def _kill(**changes: object) -> KillReport:
+    values: dict[str, object] = {
+        "role": "expert",
+        "daemon": "expert_2",
+        "uid": "back.0.0.0",
+        "peer_id": "p",
+        "outer_step": 1,
+        "had_spare": False,
+        "recovery_s": 5.24,
+        "others_stall_s": 0.31,
+        "verdict": "recovered",
+        "reason": "pipeline 0 goes on over front.0.0.0 back.0.0.0",
+    }
+    return KillReport.model_validate({**values, **changes})
+
+
+def test_the_summary_says_what_came_of_a_kill() -> None:
+    shown = summary(_report(kill=_kill()), Path("logs"))
+    assert "kill      expert_2 (back.0.0.0): recovered in 5.2 s, pipeline 0 goes on" in shown
+    assert "the others never waited over 0.3 s" in shown
+    assert exit_code(_report(kill=_kill())) == 0
+
+
+def test_a_swarm_that_does_not_recover_is_degraded() -> None:
+    kill = _kill(recovery_s=None, verdict="not recovered", reason="pipeline 0 stands still")
+    report = _report(kill=kill)
+    assert exit_code(report) == 3
+    assert "NOT RECOVERED" in summary(report, Path("logs"))
+    assert "the swarm did not recover: pipeline 0 stands still" in problems(report)
