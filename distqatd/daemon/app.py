@@ -22,6 +22,8 @@ from distqatd.daemon.provider import NodeProvider
 from distqatd.daemon.seams import Seams
 from distqatd.daemon.systemd import Notifier
 from distqatd.identity.keys import Identity
+from distqatd.identity.operator import FILE_NAME as OPERATOR_FILE
+from distqatd.identity.operator import Operators, load_operators
 from distqatd.identity.swarm import (
     Swarm,
     load_or_create_secret,
@@ -60,7 +62,14 @@ async def run(options: Options) -> int:
         in_thread,
     )
     # Wall time: a restart must look newer than the life before, also after a reboot.
-    node = Node(options, identity, swarm, seams, boot_epoch=int(clock.now() * 1000))
+    node = Node(
+        options,
+        identity,
+        swarm,
+        seams,
+        boot_epoch=int(clock.now() * 1000),
+        operators=operators_of(options),
+    )
     provider = NodeProvider(node, secret)
     api = ApiServer(provider, options.state_dir / SOCKET_FILE, network.api_port)
     api.open()
@@ -105,6 +114,23 @@ def load_swarm(options: Options) -> tuple[Swarm, bytes | None]:
     # Only who starts a swarm makes a secret: a joiner's new one would fit nobody.
     secret = load_secret(own) if network.join else load_or_create_secret(own)
     return secret_swarm(network.swarm_name, secret), secret
+
+
+def operators_of(options: Options) -> Operators:
+    """Return whose directives to take, and the operator's key if this machine holds it.
+
+    Raises:
+        IdentityError: the key's file is unusable, or `control.operators` names no key.
+    """
+    network, control = options.config.network, options.config.control
+    invites = [invite for text in network.join for invite in expand_invites(text)]
+    beside = network.secret_file.parent if network.secret_file else options.state_dir
+    return load_operators(
+        control.operator_key_file or beside / OPERATOR_FILE,
+        is_first=not network.join,
+        invited_by=invites[0].operator if invites else None,
+        named=control.operators,
+    )
 
 
 def make_device_executor(device: str, num_threads: int) -> "Executor":

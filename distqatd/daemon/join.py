@@ -1,15 +1,18 @@
-"""Finding a first peer, and taking the run's configuration from it."""
+"""Finding a first peer, and taking the run's configuration and operator from it."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from distqatd.base.errors import ConfigError, DistqatError, JoinFailed, Refused
 from distqatd.base.ids import PeerId
 from distqatd.config.run import load_run, run_differences
 from distqatd.config.sections import RUN_WIDE, Config
+from distqatd.identity.operator import check_public_key
 from distqatd.net.address import Address
 from distqatd.net.pool import Pool
+from distqatd.net.rpc import Rpc
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
@@ -17,6 +20,35 @@ RUN_CONFIG = "run.config"
 DIAL_S = 5.0
 FETCH_S = 10.0
 RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RunOffer:
+    """What a member tells a newcomer.
+
+    Attributes:
+        config: the run's configuration as `dump_run` wrote it.
+        operator: the public key of the swarm's operator; None if the member does not know it.
+    """
+
+    config: bytes
+    operator: bytes | None
+
+    def body(self) -> dict[str, bytes]:
+        """Return the offer as it travels."""
+        return {"config": self.config, "operator": self.operator or b""}
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> "RunOffer":
+        """Read an offer.
+
+        Raises:
+            RemoteProtocolError: fields are missing or of another type.
+            IdentityError: the operator's key is none.
+        """
+        operator = need(body, "operator", bytes)
+        config = need(body, "config", bytes)
+        return cls(config, check_public_key(operator) if operator else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +112,8 @@ def _explain(failures: Mapping[Address, DistqatError], timeout_s: float) -> str:
     )
 
 
-async def fetch_run(pool: Pool, peers: Sequence[PeerId]) -> bytes:
-    """Return the run's configuration from the first peer that gives it.
+async def fetch_run(pool: Rpc, peers: Sequence[PeerId]) -> RunOffer:
+    """Return the run's configuration and operator from the first peer that gives them.
 
     Raises:
         DistqatError: none of them did; the last one's error.
@@ -90,7 +122,7 @@ async def fetch_run(pool: Pool, peers: Sequence[PeerId]) -> bytes:
     for peer in peers:
         try:
             reply = await pool.call(peer, RUN_CONFIG, Message({}), timeout_s=FETCH_S)
-            return need(reply.body, "config", bytes)
+            return RunOffer.read(reply.body)
         except DistqatError as error:
             failure = error
     raise failure

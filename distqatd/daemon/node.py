@@ -6,6 +6,7 @@ trainer, API. Stop is the reverse: roles leave (tombstones), the DHT says goodby
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from distqatd import __version__
@@ -17,11 +18,12 @@ from distqatd.config.run import dump_run, run_digest
 from distqatd.config.sections import Config
 from distqatd.daemon.addresses import advertised
 from distqatd.daemon.crew import Crew
-from distqatd.daemon.join import RUN_CONFIG, adopt_run, fetch_run, join
+from distqatd.daemon.join import RUN_CONFIG, RunOffer, adopt_run, fetch_run, join
 from distqatd.daemon.options import Options
 from distqatd.daemon.seams import Seams
 from distqatd.dht.node import Dht
 from distqatd.identity.keys import Identity
+from distqatd.identity.operator import Operators
 from distqatd.identity.swarm import Swarm
 from distqatd.net.address import Address, expand
 from distqatd.net.pool import Pool, PoolLimits
@@ -48,7 +50,13 @@ class Node:
     """A daemon of this machine, or of the simulator."""
 
     def __init__(
-        self, options: Options, identity: Identity, swarm: Swarm, seams: Seams, boot_epoch: int
+        self,
+        options: Options,
+        identity: Identity,
+        swarm: Swarm,
+        seams: Seams,
+        boot_epoch: int,
+        operators: Operators | None = None,
     ) -> None:
         self.options = options
         self.config: Config = options.config
@@ -56,6 +64,7 @@ class Node:
         self.swarm = swarm
         self.seams = seams
         self.boot_epoch = boot_epoch
+        self.operators = operators or Operators()
         self.events = EventLog(seams.clock)
         self.pool = Pool(
             identity.peer_id,
@@ -165,8 +174,9 @@ class Node:
             return
         joined = await join(self.pool, initial, self.config.network.join_timeout)
         await self.dht.bootstrap(initial)
-        data = await fetch_run(self.pool, joined.peers)
-        self.config = adopt_run(self.config, self.options.origins, data)
+        offer = await fetch_run(self.pool, joined.peers)
+        self.config = adopt_run(self.config, self.options.origins, offer.config)
+        self._adopt_operator(offer.operator)
         self.events.emit("swarm.joined", peers=len(joined.peers), run=self.run_id)
 
     async def _start_roles(self, roles: Supervisor) -> None:
@@ -203,7 +213,15 @@ class Node:
         return MONITOR_POLL_S if self.monitor is not None else DIRECTORY_S
 
     async def _serve_run(self, _: Caller, __: Message) -> Message:
-        return Message({"config": dump_run(self.config)})
+        return Message(RunOffer(dump_run(self.config), self.operators.of_swarm).body())
+
+    def _adopt_operator(self, operator: bytes | None) -> None:
+        """Take the member's word for who the operator is, unless an invite told us.
+
+        In an open swarm that word is a stranger's: there only the invite and the owner count.
+        """
+        if self.operators.of_swarm is None and not self.swarm.is_open:
+            self.operators = replace(self.operators, of_swarm=operator)
 
     # --- roles
 

@@ -258,6 +258,7 @@ class NodeProvider:
             secret=self._secret,
             addresses=node.addresses(),
             peer_id=node.identity.peer_id,
+            operator=node.operators.of_swarm,
         )
 
     def join_command(self) -> str:

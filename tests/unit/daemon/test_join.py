@@ -1,9 +1,9 @@
 import pytest
 
-from distqatd.base.errors import ConfigError, DialError, JoinFailed, Refused
+from distqatd.base.errors import ConfigError, DialError, DistqatError, JoinFailed, Refused
 from distqatd.config.run import dump_run
 from distqatd.config.sections import Config, DilocoConfig
-from distqatd.daemon.join import RUN_CONFIG, adopt_run, fetch_run, join
+from distqatd.daemon.join import RUN_CONFIG, RunOffer, adopt_run, fetch_run, join
 from distqatd.net.address import Address
 from distqatd.net.rpc import Hello
 from distqatd.wire.payload import Message
@@ -57,15 +57,29 @@ async def test_a_refusal_by_all_ends_the_search_at_once():
         await join(pool, [Address("a", 1)], 1e6)
 
 
-async def test_the_runs_configuration_comes_from_the_first_peer_that_gives_it():
-    net = MemoryNetwork()
-
+def offering(net, name, body):
     async def serve(_, __):
-        return Message({"config": b"{}"})
+        return Message(body)
 
-    net.peer("b").serve(RUN_CONFIG, serve)
+    net.peer(name).serve(RUN_CONFIG, serve)
+
+
+@pytest.mark.parametrize("operator", [None, b"o" * 32])
+async def test_run_and_operator_come_from_the_first_peer_that_gives_them(operator):
+    net = MemoryNetwork()
     net.peer("a")
-    assert await fetch_run(net.peer("me"), ["gone", "a", "b"]) == b"{}"
+    offering(net, "b", RunOffer(b"{}", operator).body())
+    assert await fetch_run(net.peer("me"), ["gone", "a", "b"]) == RunOffer(b"{}", operator)
+
+
+@pytest.mark.parametrize(
+    "body", [{}, {"config": "text", "operator": b""}, {"config": b"{}", "operator": b"short"}]
+)
+async def test_an_offer_that_is_none_is_refused(body):
+    net = MemoryNetwork()
+    offering(net, "b", body)
+    with pytest.raises(DistqatError):
+        await fetch_run(net.peer("me"), ["b"])
 
 
 def run_of(**diloco):
