@@ -138,7 +138,7 @@ class Draft:
         self._stages: list[StageEntry] = []
 
     def add_stage(self, stage: StageEntry, specs: Sequence[TensorSpec]) -> TensorWriter:
-        """Create the file of a stage, to be filled before `publish`.
+        """Create the file of a stage; its `data` is to be filled before `publish`.
 
         Raises:
             CheckpointError: the disk is full or fails.
@@ -152,15 +152,6 @@ class Draft:
         self._writers[stage.file] = writer
         self._stages.append(stage)
         return writer
-
-    def write(self, stage: str, tensor: int, start: int, data: bytes | memoryview) -> None:
-        """Put bytes into a tensor of a stage.
-
-        Raises:
-            CheckpointError: the disk is full or fails.
-        """
-        writer = self._writers[f"{stage}.safetensors"]
-        self._do(lambda: writer.write(tensor, start, data))
 
     def publish(
         self, run: str, run_config: bytes, config_digest: str, now_unix_s: float
@@ -215,13 +206,15 @@ class Draft:
 
     def _do(self, work: Callable[[], T]) -> T:
         try:
-            return _or_explain(work, f"outer step {self.outer_step} cannot be kept")
+            return _or_explain(
+                work, f"the checkpoint of outer step {self.outer_step} cannot be kept"
+            )
         except BaseException:
             self.discard()
             raise
 
 
-def run_config_of(checkpoint: Checkpoint) -> bytes:
+def read_run_config(checkpoint: Checkpoint) -> bytes:
     """Return the run-wide configuration that a verified checkpoint was made with.
 
     Raises:

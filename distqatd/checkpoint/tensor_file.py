@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import struct
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ from distqatd.wire.payload import DTYPES, TensorSpec
 MAX_HEADER_BYTES = 1 << 20
 """A header of ours has a few kilobytes; a larger one was not written here."""
 
+_PIECE_BYTES = 1 << 20
 _LENGTH = struct.Struct("<Q")
 _NAMES = {
     "float64": "F64",
@@ -151,7 +153,15 @@ class TensorFile:
 
 
 class TensorWriter:
-    """A new file of tensors, filled in any order."""
+    """A new file of tensors, mapped into memory and filled in any order.
+
+    Its space is taken from the disk when it is created: a full disk is an error then, and not a
+    signal that kills the daemon when a page is written.
+
+    Attributes:
+        layout: where the tensors lie.
+        data: the bytes of each, writable.
+    """
 
     def __init__(
         self, path: Path, specs: Sequence[TensorSpec], metadata: Mapping[str, str]
@@ -162,22 +172,17 @@ class TensorWriter:
             OSError: the disk refuses it.
         """
         header, self.layout = make_header(specs, metadata)
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        self._put(header, 0)
-
-    def write(self, tensor: int, start: int, data: bytes | memoryview) -> None:
-        """Put bytes into a tensor, given by its position in the layout, from byte `start` on.
-
-        Raises:
-            OSError: the disk is full or fails.
-        """
-        self._put(data, self.layout.offsets[tensor] + start)
-
-    def _put(self, data: bytes | memoryview, at: int) -> None:
-        rest = memoryview(data).cast("B")
-        while rest:
-            num_written = os.pwrite(self._fd, rest, at)
-            rest, at = rest[num_written:], at + num_written
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            _reserve(self._fd, self.layout.num_bytes)
+            self._map = mmap.mmap(self._fd, self.layout.num_bytes)
+        except BaseException:
+            self.abandon()
+            raise
+        view = memoryview(self._map)
+        view[: len(header)] = header
+        places = zip(self.layout.specs, self.layout.offsets, strict=True)
+        self.data = tuple(view[at : at + spec.nbytes] for spec, at in places)
 
     def close(self) -> None:
         """Bring everything to the disk and close the file.
@@ -187,6 +192,7 @@ class TensorWriter:
         """
         fd, self._fd = self._fd, -1
         try:
+            self._map.flush()
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -196,3 +202,13 @@ class TensorWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+def _reserve(fd: int, num_bytes: int) -> None:
+    """Take the space of a file from the disk."""
+    if sys.platform != "darwin":
+        os.posix_fallocate(fd, 0, num_bytes)
+        return
+    zeros = bytes(min(num_bytes, _PIECE_BYTES))
+    for at in range(0, num_bytes, _PIECE_BYTES):
+        os.pwrite(fd, zeros[: num_bytes - at], at)

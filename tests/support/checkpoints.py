@@ -36,9 +36,9 @@ def fill(draft: Draft, num_values: int = 1000) -> Draft:
     for stage in STAGES:
         specs = (spec("anchor", num_values), spec("momentum", num_values))
         meta = {"batches": [0, 10 * step], "int_buffers": {}}
-        draft.add_stage(StageEntry(stage, f"{stage}{step}", "layout", meta), specs)
-        for index, one in enumerate(specs):
-            draft.write(stage, index, 0, content(step, stage, one.name, one.nbytes))
+        writer = draft.add_stage(StageEntry(stage, f"{stage}{step}", "layout", meta), specs)
+        for one, data in zip(specs, writer.data, strict=True):
+            data[:] = content(step, stage, one.name, one.nbytes)
     return draft
 
 

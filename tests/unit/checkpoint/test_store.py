@@ -7,7 +7,7 @@ import pytest
 from distqatd.base.errors import CheckpointError
 from distqatd.checkpoint import store as store_module
 from distqatd.checkpoint.reading import look, newest_good, published_steps, verify
-from distqatd.checkpoint.store import Store, run_config_of
+from distqatd.checkpoint.store import Store, read_run_config
 from tests.support.checkpoints import RUN_CONFIG, fill, holds_what_was_written, publish
 
 
@@ -31,7 +31,7 @@ def test_a_checkpoint_is_invisible_until_it_is_published(store):
     assert holds_what_was_written(good)
     assert good.manifest.outer_step == 4
     assert good.manifest.run == "run"
-    assert run_config_of(good) == RUN_CONFIG
+    assert read_run_config(good) == RUN_CONFIG
     assert list(good.manifest.batches.pairs) == [(0, 40)]
     assert hidden(store.root) == []
 
@@ -133,7 +133,7 @@ def test_space_is_checked_before_anything_is_written(store):
     assert hidden(store.root) == []
 
 
-@pytest.mark.parametrize("call", ["pwrite", "fsync", "rename"])
+@pytest.mark.parametrize("call", ["posix_fallocate", "fsync", "rename"])
 def test_a_disk_that_fails_leaves_the_older_ones_and_no_debris(store, monkeypatch, call):
     publish(store, 1)
 
@@ -144,7 +144,7 @@ def test_a_disk_that_fails_leaves_the_older_ones_and_no_debris(store, monkeypatc
         monkeypatch.setattr(store_module.Path, "rename", fail)
     else:
         monkeypatch.setattr(os, call, fail)
-    with pytest.raises(CheckpointError, match="outer step 2 cannot be kept: No space left"):
+    with pytest.raises(CheckpointError, match="of outer step 2 cannot be kept: No space left"):
         publish(store, 2)
     monkeypatch.undo()
     good, faults = look(store.root)
