@@ -18,6 +18,7 @@ from torch import Tensor
 from distqatd.base.errors import ComputeError, NonFinite
 from distqatd.base.ids import ExpertUid
 from distqatd.base.intervals import IntervalSet
+from distqatd.compute.anchored import AnchoredStage
 from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.evaluation import AnchorForward
 from distqatd.compute.gradients import drop_grads, grad_norm
@@ -26,16 +27,11 @@ from distqatd.compute.results import ApplyResult as ApplyResult
 from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
-from distqatd.compute.results import check_snapshot, read_batches
 from distqatd.compute.stash import Tensors
 from distqatd.compute.tally import Tally
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
 from distqatd.models.units import Stage
-from distqatd.optim.digest import digest
-from distqatd.optim.flat import FlatLayout
-from distqatd.optim.inner import make_inner_optimizer
-from distqatd.optim.outer import OuterOptimizer, pseudo_gradient
 
 
 class Expert:
@@ -76,30 +72,28 @@ class Expert:
         self.uid = uid
         self.device = torch.device(device)
         self.stage = stage.to(self.device).train()
-        self.layout = FlatLayout(stage)
-        self.layout_digest = self.layout.digest()
+        self._anchored = AnchoredStage(stage, inner, outer, timer)
+        self.layout = self._anchored.layout
+        self.layout_digest = self._anchored.layout_digest
         self._task = task
         self._timer = timer
-        self._inner_config = inner
-        self._inner = make_inner_optimizer(stage.parameters(), inner)
-        self._outer = OuterOptimizer(outer, self.layout.num_params)
+        self._num_divergences = 0
         self._passes = Passes(
             stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
         )
         self._evaluate = AnchorForward(stage, self.layout)
         self._params = [param for param in stage.parameters() if param.requires_grad]
         self._tally = Tally()
-        self._publish(self.layout.gather(stage), outer_step=0, batches=NO_BATCHES)
 
     @property
     def outer_step(self) -> int:
         """Return the number of committed outer steps."""
-        return self._snapshot.outer_step
+        return self._anchored.snapshot.outer_step
 
     @property
     def anchor_digest(self) -> str:
         """Return the digest of the anchor."""
-        return self._snapshot.anchor_digest
+        return self._anchored.snapshot.anchor_digest
 
     @property
     def inner_step(self) -> int:
@@ -120,6 +114,11 @@ class Expert:
     def samples_per_s(self) -> float:
         """Return samples per second of computing, waiting not counted; 0.0 until measured."""
         return self._tally.samples_per_s
+
+    @property
+    def num_divergences(self) -> int:
+        """Return how often parameters were not finite and went back to the anchor."""
+        return self._num_divergences
 
     @property
     def book(self) -> BatchBook:
@@ -210,7 +209,7 @@ class Expert:
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        self._inner.step()
+        self._anchored.inner.step()
         drop_grads(self._params)
         self._passes.close()
         self._tally.worked(self._timer() - began)
@@ -218,7 +217,17 @@ class Expert:
         return ApplyResult(self.inner_step, self.samples_since_anchor, norm)
 
     def abort(self) -> None:
-        """Drop the open step: gradients, graphs, and what it changed in buffers. Idempotent."""
+        """Drop the open step: gradients, graphs, and what it changed in buffers. Idempotent.
+
+        If the parameters are not finite any more, which may be why the step failed, they and the
+        inner optimizer go back to the last committed outer step: `num_divergences` counts that.
+        """
+        was_open = self._passes.is_open
+        self._drop_step()
+        if was_open and not all(bool(torch.isfinite(param).all()) for param in self._params):
+            self._go_back()
+
+    def _drop_step(self) -> None:
         self._passes.abort()
         drop_grads(self._params)
         self._tally.dropped()
@@ -229,22 +238,21 @@ class Expert:
         Training state is left alone, also with a step open. Outputs are on the device.
         """
         moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
-        return self._evaluate(moved, self._snapshot.tensors["anchor"] if anchor else None)
+        return self._evaluate(moved, self.snapshot().tensors["anchor"] if anchor else None)
 
     def contribution(self) -> Contribution:
         """Return what this expert brings to the next outer step.
 
         Raises:
-            NonFinite: local parameters have diverged; `load` the snapshot to go back.
+            NonFinite: parameters or buffers have diverged; they went back to the anchor.
         """
-        local = self.layout.to_exchange(self.layout.gather(self.stage))
-        num_params = self.layout.num_params
-        anchor = self._snapshot.tensors["anchor"]
-        local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
-        if not bool(torch.isfinite(local[num_params:]).all()):
-            raise NonFinite(f"buffers of {self.uid} have NaN or infinite values")
+        try:
+            values = self._anchored.difference()
+        except NonFinite as error:
+            self._go_back()
+            raise NonFinite(f"{self.uid} went back to its anchor: {error}") from error
         return Contribution(
-            pseudo_gradient=local,
+            pseudo_gradient=values,
             samples=self.samples_since_anchor,
             outer_step=self.outer_step,
             anchor_digest=self.anchor_digest,
@@ -276,48 +284,48 @@ class Expert:
             CheckpointError: the mean has another length.
         """
         self._check_next(outer_step)
-        if not bool(torch.isfinite(mean_pseudo_gradient).all()):
-            raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
-        num_params = self.layout.num_params
-        anchor = self.layout.from_exchange(mean_pseudo_gradient)
-        old_anchor = self._snapshot.tensors["anchor"]
-        anchor[:num_params] = self._outer.step(old_anchor[:num_params], anchor[:num_params])
-        self.layout.scatter(self.stage, anchor)
-        self.layout.scatter_ints(self.stage, int_buffers)
-        self._publish(anchor, outer_step, self.book.committed(batches).anchor)
+        inside = self.book.committed(batches).anchor
+        self._anchored.commit(
+            mean_pseudo_gradient, outer_step, int_buffers, inside, self.inner_step
+        )
+        self._start_over(inside)
         return self.anchor_digest
 
     def snapshot(self) -> Snapshot:
         """Return the state at the last committed outer step; immutable."""
-        return self._snapshot
+        return self._anchored.snapshot
+
+    def keep_inner_state(self) -> None:
+        """Have snapshots hold the inner optimizer's state too, from the next outer step on.
+
+        For ten minutes from now; may be called from any thread. It costs a copy of one (SGD with
+        momentum) or two (Adam) times the parameters in CPU memory per snapshot.
+        """
+        self._anchored.keep_inner_state()
 
     def load(self, snapshot: Snapshot) -> None:
-        """Become the stage of `snapshot`: anchor, momentum, parameters; a fresh inner optimizer.
+        """Become the stage of `snapshot`: anchor, momentum, parameters, inner optimizer.
 
-        An open step is aborted. The snapshot's tensors are kept: they may not be written to.
+        The inner optimizer starts afresh if the snapshot has no state of it. An open step is
+        dropped. The snapshot's tensors are kept: they may not be written to.
 
         Raises:
             CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
         """
-        check_snapshot(snapshot, self.layout)
-        read_batches(snapshot)
-        self._outer.load_state(snapshot.tensors)
-        self.abort()
-        self.layout.scatter(self.stage, snapshot.tensors["anchor"])
-        self.layout.scatter_ints(self.stage, snapshot.meta.get("int_buffers", {}))
-        self._inner = make_inner_optimizer(self.stage.parameters(), self._inner_config)
-        self._adopt(snapshot)
+        loadable = self._anchored.read(snapshot)
+        self._drop_step()
+        self._anchored.load(loadable)
+        if loadable.inner_step is not None:
+            self._tally.inner_step = loadable.inner_step
+        self._start_over(loadable.batches)
 
-    def _publish(self, anchor: Tensor, outer_step: int, batches: IntervalSet) -> None:
-        tensors = {"anchor": anchor, **self._outer.state_tensors()}
-        ints = self.layout.gather_ints(self.stage)
-        meta = {"int_buffers": ints, "batches": batches.to_list()}
-        self._adopt(Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta))
+    def _go_back(self) -> None:
+        self.load(self.snapshot())
+        self._num_divergences += 1
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
+    def _start_over(self, batches: IntervalSet) -> None:
         self._evaluate.forget()
-        self._tally.anchored(BatchBook(read_batches(snapshot)))
+        self._tally.anchored(BatchBook(batches))
 
     def _check_complete(self) -> None:
         if not self._passes.is_open:

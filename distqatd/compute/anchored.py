@@ -1,0 +1,145 @@
+"""A stage with its anchor: what a round takes from it, gives to it, and leaves for joiners."""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distqatd.base.errors import NonFinite
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import NO_BATCHES
+from distqatd.compute.inner_state import InnerOptimizer, InnerState
+from distqatd.compute.results import Snapshot
+from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
+from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
+from distqatd.models.units import Stage
+from distqatd.optim.digest import digest
+from distqatd.optim.flat import FlatLayout
+from distqatd.optim.outer import OuterOptimizer, pseudo_gradient
+
+KEEP_INNER_S = 600.0
+"""How long inner state goes into snapshots after somebody wanted it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loadable:
+    """A snapshot that was found to fit, read; `inner_step` is None if it does not say."""
+
+    snapshot: Snapshot
+    batches: IntervalSet
+    inner: InnerState
+    inner_step: int | None
+
+
+class AnchoredStage:
+    """A stage, its inner and outer optimizer, and its state at the last committed outer step.
+
+    Attributes:
+        layout: how the stage lies in a flat vector.
+        layout_digest: of the layout.
+        inner: updates the stage.
+        snapshot: the committed state; immutable, may be read from any thread.
+    """
+
+    def __init__(
+        self,
+        stage: Stage,
+        inner: InnerOptimConfig,
+        outer: OuterOptimConfig,
+        timer: Callable[[], float],
+    ) -> None:
+        """Make the state of `stage` the anchor of outer step 0.
+
+        Raises:
+            ConfigError: the stage has no trainable parameters.
+        """
+        self.layout = FlatLayout(stage)
+        self.layout_digest = self.layout.digest()
+        self.inner = InnerOptimizer(stage.parameters(), inner)
+        self._stage = stage
+        self._outer = OuterOptimizer(outer, self.layout.num_params)
+        self._timer = timer
+        self._inner_wanted_until = -math.inf
+        self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, inner_step=0)
+
+    def keep_inner_state(self) -> None:
+        """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
+        self._inner_wanted_until = self._timer() + KEEP_INNER_S
+
+    def difference(self) -> Tensor:
+        """Return anchor - parameters, and the buffers, as `FlatLayout.to_exchange` lays them out.
+
+        Raises:
+            NonFinite: the stage has diverged.
+        """
+        anchor, num_params = self.snapshot.tensors["anchor"], self.layout.num_params
+        local = self.layout.to_exchange(self.layout.gather(self._stage))
+        local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
+        if not bool(torch.isfinite(local[num_params:]).all()):
+            raise NonFinite("buffers have NaN or infinite values")
+        return local
+
+    def commit(
+        self,
+        mean: Tensor,
+        outer_step: int,
+        int_buffers: Mapping[str, int],
+        batches: IntervalSet,
+        inner_step: int,
+    ) -> None:
+        """Apply an outer step to the anchor and make it the stage's state and the snapshot.
+
+        Args:
+            mean: mean of the members' differences.
+            outer_step: the one this makes.
+            int_buffers: maximum over the members.
+            batches: all batches inside the new anchor.
+            inner_step: inner steps applied here so far.
+
+        Raises:
+            NonFinite: the mean has NaN or infinite values. Nothing was changed.
+            CheckpointError: the mean has another length. Nothing was changed.
+        """
+        if not bool(torch.isfinite(mean).all()):
+            raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
+        num_params = self.layout.num_params
+        anchor = self.layout.from_exchange(mean)
+        old_anchor = self.snapshot.tensors["anchor"]
+        anchor[:num_params] = self._outer.step(old_anchor[:num_params], anchor[:num_params])
+        self.layout.scatter(self._stage, anchor)
+        self.layout.scatter_ints(self._stage, int_buffers)
+        self.snapshot = self._made(anchor, outer_step, batches, inner_step)
+
+    def read(self, snapshot: Snapshot) -> Loadable:
+        """Check that a snapshot fits this stage; nothing is changed.
+
+        Raises:
+            CheckpointError: it does not, or it is not what its digest says.
+        """
+        check_snapshot(snapshot, self.layout)
+        batches, inner_step = read_batches(snapshot), read_inner_step(snapshot)
+        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step)
+
+    def load(self, loadable: Loadable) -> None:
+        """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
+        snapshot = loadable.snapshot
+        self._outer.load_state(snapshot.tensors)
+        self.layout.scatter(self._stage, snapshot.tensors["anchor"])
+        self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
+        self.inner.restart(loadable.inner)
+        self.snapshot = snapshot
+
+    def _made(
+        self, anchor: Tensor, outer_step: int, batches: IntervalSet, inner_step: int
+    ) -> Snapshot:
+        tensors = {"anchor": anchor, **self._outer.state_tensors()}
+        ints = self.layout.gather_ints(self._stage)
+        meta: dict[str, Any] = {"int_buffers": ints, "batches": batches.to_list()}
+        # What has not trained has inner state too: none.
+        if not inner_step or self._timer() < self._inner_wanted_until:
+            tensors |= self.inner.tensors()
+            meta |= {"inner": self.inner.holders(), "inner_step": inner_step}
+        return Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta)

@@ -1,0 +1,57 @@
+"""Reading what a snapshot, perhaps from a peer or a disk, says about itself."""
+
+from typing import Any
+
+from distqatd.base.errors import CheckpointError
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.results import Snapshot
+from distqatd.optim.digest import digest
+from distqatd.optim.flat import FlatLayout
+
+
+def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
+    """Check that a snapshot, perhaps from a peer or a disk, is one of the stage with `layout`.
+
+    Raises:
+        CheckpointError: it is of another stage, incomplete, or not what its digest says.
+    """
+    wanted = layout.digest()
+    if snapshot.layout_digest != wanted:
+        raise CheckpointError(
+            f"the snapshot is of a stage with layout {snapshot.layout_digest[:12]}, "
+            f"this one has {wanted[:12]}; model options differ"
+        )
+    sizes = {"anchor": layout.num_elements, "momentum": layout.num_params}
+    for name, num in sizes.items():
+        tensor = snapshot.tensors.get(name)
+        if tensor is None or tensor.shape != (num,):
+            raise CheckpointError(f"the snapshot has no {name} of {num} elements")
+    found = digest(snapshot.tensors["anchor"])
+    if found != snapshot.anchor_digest:
+        raise CheckpointError(f"anchor has digest {found}, not {snapshot.anchor_digest}")
+
+
+def read_batches(snapshot: Snapshot) -> IntervalSet:
+    """Return the batches inside a snapshot's anchor, none if it does not say.
+
+    Raises:
+        CheckpointError: what it says cannot be read.
+    """
+    try:
+        return IntervalSet.read(snapshot.meta.get("batches", []))
+    except ValueError as error:
+        raise CheckpointError(f"the batches of the snapshot: {error}") from error
+
+
+def read_inner_step(snapshot: Snapshot) -> int | None:
+    """Return the inner steps that the replica of a snapshot had applied, None if not said.
+
+    Raises:
+        CheckpointError: what it says is not a number of steps.
+    """
+    value: Any = snapshot.meta.get("inner_step")
+    if value is None:
+        return None
+    if type(value) is not int or value < 0:
+        raise CheckpointError(f"the snapshot has {str(value)[:40]!r} inner steps")
+    return value
