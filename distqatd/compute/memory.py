@@ -32,3 +32,13 @@ def keep_freed_memory() -> bool:
         _M_MMAP_THRESHOLD: _MMAP_BYTES,
     }
     return all(mallopt(parameter, value) for parameter, value in wanted.items())
+
+
+BYTES_PER_PARAM = 32
+"""What a parameter takes in training, float32: itself, its gradient, two moments of AdamW, the
+anchor, the outer momentum, and two buffers while a round runs."""
+
+
+def training_bytes(num_params: int) -> int:
+    """Return about how many bytes an expert with so many parameters takes, activations aside."""
+    return num_params * BYTES_PER_PARAM

@@ -1,14 +1,24 @@
 """How a joining expert agrees with the other joiners on who takes which slot."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 
-from distqatd.base.errors import DistqatError, NetworkError
-from distqatd.base.ids import PeerId
+from distqatd.base.decision import Decision
+from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, SwarmError
+from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.pipeline.messages import STANDING
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
+from distqatd.roles.vantage import confirm_gone
 from distqatd.swarm import records as r
-from distqatd.swarm.placement import Slot, keeps_claim, place
+from distqatd.swarm.placement import (
+    Joiner,
+    Slot,
+    is_former_life,
+    is_still_gap,
+    keeps_claim,
+    place,
+)
 from distqatd.swarm.view import ExpertInfo, SwarmView
 from distqatd.wire.payload import Message
 
@@ -19,74 +29,156 @@ PROBE_S = 3.0
 MAX_PROBES = 64
 """So many experts are asked at most, and so long, whether they still live."""
 
+MAX_GONE = 1024
+"""Experts found dead that one claim remembers."""
+
+Life = tuple[PeerId, ExpertUid, int]
+"""An expert in one life of its peer: peer, uid, boot epoch."""
+
 
 class Claim:
-    """One expert's claim of a slot, announced under `joining` until it serves."""
+    """One expert's claim of a slot, announced under `joining` until it serves.
 
-    def __init__(self, context: Context, serial: str) -> None:
+    Attributes:
+        subkey: under which it is announced; one expert may hold two claims while it moves.
+        is_for_gap: the claim is given up as soon as somebody else fills the stage.
+    """
+
+    def __init__(
+        self, context: Context, subkey: str, free_bytes: Callable[[], int] = lambda: 0
+    ) -> None:
+        """Claim under `subkey` for a device that has `free_bytes()` left; 0 means unknown."""
         self._context = context
-        self._serial = serial
+        self.subkey = subkey
+        self._free_bytes = free_bytes
         self._key = r.joining_key(context.run_id)
+        self._gone: set[Life] = set()
+        self.is_for_gap = False
 
-    async def settle(self) -> tuple[Slot, str]:
+    async def settle(
+        self,
+        wanted_stage: str | None = None,
+        memory_needed: Mapping[str, int] | None = None,
+    ) -> tuple[Slot, str]:
         """Return the slot to host and why, as soon as nobody else claims it.
 
+        Args:
+            wanted_stage: the stage to host instead of the one the swarm needs most.
+            memory_needed: bytes an expert takes, by stage, as far as known.
+
         Raises:
-            SwarmError: the wanted stage does not exist, or has no free slot.
+            SwarmError: the wanted stage does not exist, there is no free slot, or the gap that
+                was to be filled is none any more.
         """
         context = self._context
-        config = context.config
-        self._announce("")
+        self._gone.clear()
         while True:
-            await self._wait()
+            if wanted_stage is None:  # else nobody needs to guess what we shall choose
+                self._announce("")
             view = await self._living()
             decision = place(
                 view,
-                context.peer_id,
-                max_index=config.max_expert_index,
-                wanted_stage=config.compute.stage,
+                self._joiner(wanted_stage),
+                max_index=context.config.max_expert_index,
+                memory_needed=memory_needed,
             )
             slot = decision.value
             self._announce(slot.uid)
             await self._wait()
-            view = await context.directory.refresh_experts()
-            rivals: list[ExpertInfo] = [*view.stage(slot.stage).experts, *view.joiners]
-            verdict = keeps_claim(rivals, context.peer_id, slot.uid)
+            verdict = await self._verdict(slot)
             if verdict.value:
                 context.events.emit("expert.placed", uid=slot.uid, reason=decision.reason)
+                context.note("placement", slot.uid, decision.reason)
                 return slot, decision.reason
-            context.events.emit("expert.claim_lost", uid=slot.uid, reason=verdict.reason)
-            self._announce("")
+            self._lost(slot, verdict.reason)
+
+    async def check(self, slot: Slot) -> None:
+        """Make sure that the claim still holds: loading the state took time.
+
+        Raises:
+            SwarmError: another joiner has the slot, or fills the gap; the claim is withdrawn.
+        """
+        verdict = await self._verdict(slot)
+        if not verdict.value:
+            self._lost(slot, verdict.reason)
+            self.withdraw()
+            raise SwarmError(f"the claim of {slot.uid} is lost: {verdict.reason}")
 
     def withdraw(self) -> None:
         """Take the claim back: the expert serves, or never will."""
-        self._context.dht.withdraw(self._key, self._serial)
+        self._context.dht.withdraw(self._key, self.subkey)
+
+    def _joiner(self, wanted_stage: str | None) -> Joiner:
+        context = self._context
+        return Joiner(context.peer_id, context.boot_epoch, self._free_bytes(), wanted_stage)
+
+    async def _verdict(self, slot: Slot) -> Decision[bool]:
+        """Decide whether the claim holds against everybody who is seen now."""
+        me = self._context.peer_id
+        view = await self._context.directory.refresh_experts()
+        stage = view.stage(slot.stage)
+        rivals = [e for e in [*stage.experts, *view.joiners] if not self._is_gone(e)]
+        verdict = keeps_claim(rivals, me, slot.uid)
+        if verdict.value and self.is_for_gap:
+            verdict = is_still_gap(self._without_gone(view).stage(slot.stage), me)
+            if not verdict.value:
+                self._lost(slot, verdict.reason)
+                self.withdraw()
+                raise SwarmError(f"{slot.stage} is no gap any more: {verdict.reason}")
+        return verdict
+
+    def _lost(self, slot: Slot, reason: str) -> None:
+        self._context.events.emit("expert.claim_lost", uid=slot.uid, reason=reason)
 
     async def _wait(self) -> None:
         await asyncio.sleep(CLAIM_SETTLE_S * self._context.rng.uniform(1.0, 1.5))
 
+    # --- who lives
+
     async def _living(self) -> SwarmView:
-        """Return the view without experts that died so lately that their records still stand."""
+        """Return the view without experts that died so lately that their records still stand.
+
+        Takes as long as a claim needs to spread at least, so that joiners see each other.
+        """
         directory = self._context.directory
         view = await directory.refresh_experts()
-        serving = [expert for stage in view.stages for expert in stage.serving]
-        silent: list[PeerId] = []
+        serving = [expert for stage in view.stages for expert in stage.members]
         async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._wait())
             for expert in serving[:MAX_PROBES]:
-                tasks.create_task(self._probe(expert, silent))
-        for peer in silent:
-            directory.mark_lost(peer, "it does not answer us")
-        return view.without(silent)
+                tasks.create_task(self._probe(expert))
+        return self._without_gone(await directory.refresh_experts())
 
-    async def _probe(self, expert: ExpertInfo, silent: list[PeerId]) -> None:
+    def _without_gone(self, view: SwarmView) -> SwarmView:
+        return view.where(lambda expert: not self._is_gone(expert))
+
+    def _is_gone(self, expert: ExpertInfo) -> bool:
+        life = (expert.peer_id, expert.uid, expert.record.boot_epoch)
+        return life in self._gone or is_former_life(expert, self._joiner(None))
+
+    async def _probe(self, expert: ExpertInfo) -> None:
+        context, question = self._context, Message({"uid": expert.uid})
+        if is_former_life(expert, self._joiner(None)):
+            return
         try:
-            await self._context.rpc.call(
-                expert.peer_id, STANDING, Message({"uid": expert.uid}), timeout_s=PROBE_S
-            )
-        except NetworkError:
-            silent.append(expert.peer_id)
+            await context.rpc.call(expert.peer_id, STANDING, question, timeout_s=PROBE_S)
+        except ExpertNotFound:
+            self._note_gone(expert, "its peer does not host it")
+        except NetworkError as error:
+            decision = await confirm_gone(context, expert.peer_id)
+            text = f"it does not answer us ({error}); {decision.reason}"
+            if decision.value:
+                context.directory.mark_lost(expert.peer_id, text)
+                self._note_gone(expert, text)
+            else:
+                context.note("gap", expert.stage, f"{expert.uid} is left alone: {text}")
         except DistqatError:
             return  # it lives; what it serves is another matter
+
+    def _note_gone(self, expert: ExpertInfo, reason: str) -> None:
+        if len(self._gone) < MAX_GONE:
+            self._gone.add((expert.peer_id, expert.uid, expert.record.boot_epoch))
+        self._context.note("gap", expert.stage, f"{expert.uid} is gone: {reason}")
 
     def _announce(self, uid: str) -> None:
         context = self._context
@@ -100,5 +192,6 @@ class Claim:
             anchor_digest="",
             samples_per_s=0.0,
             session=0,
+            memory_free=self._free_bytes(),
         )
-        context.dht.announce(self._key, self._serial, record.pack(), ttl_s=TTL_S)
+        context.dht.announce(self._key, self.subkey, record.pack(), ttl_s=TTL_S)

@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from distqatd.base.errors import RecordError
+from distqatd.base.errors import DistqatError, RecordError
 from distqatd.base.events import EventLog
 from distqatd.base.ids import PeerId, RunId
 from distqatd.net.book import parse_advertised
-from distqatd.net.rpc import Rpc
+from distqatd.net.rpc import Caller, Rpc
 from distqatd.swarm import records as r
 from distqatd.swarm.view import (
     ExpertInfo,
@@ -21,6 +21,8 @@ from distqatd.swarm.view import (
     build_stage,
     expert_info,
 )
+from distqatd.wire.fields import need
+from distqatd.wire.payload import Message
 
 R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord, r.MirrorRecord)
 
@@ -31,6 +33,14 @@ MAX_PEERS = 4096
 MAX_RECORDS_PER_PEER = 64
 """Bounds of what is remembered of peers: the longest known goes, and further records are skipped.
 """
+
+
+SEES = "directory.sees"
+"""Method by which a peer asks another one whether it sees a third: {peer, stage} to {sees}."""
+
+REACH_S = 2.0
+MAX_REACHED = 4
+"""For one such question so many peers are called at most, for so long."""
 
 
 class StoredRecord(Protocol):
@@ -91,6 +101,7 @@ class Directory:
         self._updated = asyncio.Event()
         self.view = SwarmView(tuple(StageView(name, ()) for name in stage_names))
         rpc.on_lost(self._on_lost)
+        rpc.serve(SEES, self._on_sees)
 
     async def next_view(self) -> SwarmView:
         """Wait for the next look at the swarm by `run`, and return what it saw."""
@@ -112,6 +123,38 @@ class Directory:
 
     def _on_lost(self, peer_id: PeerId, reason: str) -> None:
         self.mark_lost(peer_id, reason)
+
+    # --- a second vantage point
+
+    def others(self) -> tuple[PeerId, ...]:
+        """Return the peers that are known and not seen to be dead, in a fixed order."""
+        known = {e.peer_id for stage in self.view.stages for e in stage.members}
+        known |= set(self.view.peers)
+        return tuple(sorted(known - self._lost.keys() - {self._rpc.peer_id}))
+
+    async def _on_sees(self, _: Caller, message: Message) -> Message:
+        """Say whether we reach a peer, or anybody who serves a stage."""
+        peer, stage = (need(message.body, name, str) for name in ("peer", "stage"))
+        if stage in self.view.stage_names:
+            members = (await self.refresh_stage(stage)).members
+            asked = {expert.peer_id for expert in members}
+        else:
+            asked = {PeerId(peer)} & {*self._seqs, self._rpc.peer_id}  # strangers are not called
+        reached: set[PeerId] = asked & {self._rpc.peer_id}
+        async with asyncio.TaskGroup() as tasks:
+            for other in sorted(asked - reached)[:MAX_REACHED]:
+                tasks.create_task(self._reach(other, reached))
+        return Message({"sees": bool(reached)})
+
+    async def _reach(self, peer: PeerId, reached: set[PeerId]) -> None:
+        question = Message({"peer": peer, "stage": ""})
+        try:
+            await self._rpc.call(peer, SEES, question, timeout_s=REACH_S)
+        except DistqatError:
+            return  # the answer is that we do not reach it
+        reached.add(peer)
+
+    # --- reading
 
     async def refresh(self) -> SwarmView:
         """Read everything about the run and return the new view."""

@@ -1,297 +1,259 @@
-"""The expert role: claim a slot, load its state, serve steps, take part in rounds, leave."""
+"""The expert role: claim a slot, load its state, serve, leave in order, come back on request.
+
+joining ──loaded──► serving ──drain──► draining ──free, or deadline──► drained
+   ▲                   ▲                  │                               │
+   │                   └───── resume ─────┘                               │
+   └──────────────── resume, or reassign to another stage ────────────────┘
+"""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import dataclass
 
-from distqatd.averaging.averager import Averager
-from distqatd.averaging.digests import agree
-from distqatd.averaging.roster import Member
-from distqatd.averaging.state import Donors
-from distqatd.base.errors import DistqatError, RoundAborted, SwarmError
-from distqatd.base.ids import ExpertUid, PeerId
-from distqatd.compute.executor import Executor
-from distqatd.compute.expert import Expert
-from distqatd.data.tasks import Task
-from distqatd.models.registry import build_stage
-from distqatd.pipeline.host import StageHost
+from distqatd.base.errors import SwarmError
+from distqatd.compute.expert import Expert, Snapshot
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.claim import Claim
 from distqatd.roles.context import Context
-from distqatd.roles.directory import TTL_S
+from distqatd.roles.drain import Drain
+from distqatd.roles.drain import Outcome as Outcome
+from distqatd.roles.expert_life import ExpertParts as ExpertParts
+from distqatd.roles.expert_life import Life, build_hosted
 from distqatd.roles.state_loader import StateLoader
 from distqatd.swarm import records as r
 from distqatd.swarm.placement import Slot
-from distqatd.swarm.view import StageView
 
-REFRESH_S = 5.0
-"""A serving expert publishes its speed, and looks whether it was left behind, this often."""
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertParts:
-    """What the experts of one daemon share.
-
-    Attributes:
-        claims: held while a slot is claimed, so that the daemon's experts claim one by one.
-    """
-
-    host: StageHost
-    averager: Averager
-    donors: Donors
-    executor: Executor
-    task: Task
-    device: str
-    timer: Callable[[], float]
-    claims: asyncio.Lock
+LOAD_S = 600.0
+"""So long a reassign waits for the expert to serve its new stage, seconds."""
 
 
 class ExpertRole:
-    """One expert of this daemon, from its claim to its tombstone."""
+    """One expert of this daemon; its orders come from the API, a directive or the rebalancer.
+
+    Attributes:
+        slot: where it serves, or is about to.
+        last_reason: why it is there.
+    """
 
     def __init__(self, context: Context, parts: ExpertParts, serial: int) -> None:
         self._context = context
         self._parts = parts
         self._serial = str(serial)
-        self._claim = Claim(context, self._serial)
+        self._claim = Claim(context, f"{serial}.0", parts.free_bytes)
+        self._next: tuple[Slot, Claim] | None = None
         self._loader = StateLoader(context, parts.executor)
-        self._session = 0
+        self._life: Life | None = None
+        self._drain: Drain | None = None
+        self._stage = ""
+        self._ordered: str | None = None
+        self._may_join = asyncio.Event()
+        self._may_join.set()
+        self._settled = asyncio.Event()
+        self._kept: dict[str, Snapshot] = {}
+        self._idle_state = r.JOINING
         self.slot: Slot | None = None
-        self.hosted: HostedExpert | None = None
-        self.state = r.JOINING
         self.last_reason = ""
 
+    @property
+    def hosted(self) -> HostedExpert | None:
+        """Return the expert while it serves or drains."""
+        return self._life.hosted if self._life is not None else None
+
+    @property
+    def state(self) -> str:
+        """Return joining, serving, draining or drained."""
+        return self._life.state if self._life is not None else self._idle_state
+
     async def run(self) -> None:
-        """Join a stage and serve it until cancelled.
+        """Join a stage and serve it until drained, and again when ordered to; until cancelled.
 
         Raises:
-            SwarmError: another peer serves under our uid; run again, to claim another slot.
+            SwarmError: another peer has our slot; run again, to claim another one.
         """
-        self.hosted, self.slot, self.state = None, None, r.JOINING
-        async with self._parts.claims:
-            slot, self.last_reason = await self._claim.settle()
-        self.slot = slot
-        hosted = await self._load(slot)
-        self.hosted = hosted
-        self._serve(hosted, slot)
+        while True:
+            if not self._may_join.is_set():
+                await self._stay_out()
+            self._idle_state = r.JOINING
+            slot = await self._settle()
+            self.slot = slot
+            hosted = await build_hosted(self._context, self._parts, slot)
+            await self._loader.load(hosted.expert, slot)
+            await self._restore(hosted.expert, slot)
+            await self._claim.check(slot)
+            if self._may_join.is_set():
+                await self._live(slot, hosted)
+
+    async def _stay_out(self) -> None:
+        """Wait, drained, until we are ordered to join."""
+        self._drop_next()
+        self._claim.withdraw()
+        self._idle_state, self.slot = r.DRAINED, None
+        self._settled.set()
+        await self._may_join.wait()
+
+    async def _live(self, slot: Slot, hosted: HostedExpert) -> None:
+        life = Life(
+            self._context, self._parts, self._loader, slot, hosted, self._claim, self._serial
+        )
+        self._life, self._stage, self._ordered = life, slot.stage, None
+        self._idle_state = r.DRAINING
         try:
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._rounds(hosted, slot), name="expert.rounds")
-                tasks.create_task(self._republish(hosted, slot), name="expert.republish")
-        except* DistqatError as group:
-            raise group.exceptions[0] from None
+            await life.run(self._settled.set)
         finally:
-            await self._leave(hosted, slot)
+            self._settled.clear()
+            if life.is_alone():  # nobody can give it back to us
+                self._kept[slot.stage] = hosted.expert.snapshot()
+            self._life = None
 
     # --- joining
 
-    async def _load(self, slot: Slot) -> HostedExpert:
-        """Build the stage, and bring it to the swarm's committed state if it has one."""
-        context, parts = self._context, self._parts
-        config = context.config
-        stages = config.model_pipeline.pipeline
-        stage_config = stages[context.stage_names.index(slot.stage)]
+    def _new_claim(self) -> Claim:
+        """Return a claim beside the one we have: an expert that moves claims while it serves."""
+        other = f"{self._serial}.{int(self._claim.subkey.endswith('.0'))}"
+        return Claim(self._context, other, self._parts.free_bytes)
 
-        def build() -> Expert:
-            return Expert(
-                slot.uid,
-                build_stage(stage_config, config.seed, parts.device, stages),
-                config.diloco.inner_optim,
-                config.diloco.outer_optim,
-                device=parts.device,
-                task=parts.task,
-                stash_bytes=config.compute.stash_bytes,
-                seed=config.seed,
-                is_first=slot.stage == context.stage_names[0],
-                timer=parts.timer,
+    async def _settle(self) -> Slot:
+        """Return the slot that was claimed for us, or claim one."""
+        if self._next is not None:
+            (slot, self._claim), self._next = self._next, None
+            return slot
+        self._claim.is_for_gap = False
+        wanted = self._ordered or self._context.config.compute.stage
+        async with self._parts.claims:
+            slot, self.last_reason = await self._claim.settle(wanted)
+        return slot
+
+    def _drop_next(self) -> None:
+        if self._next is not None:
+            self._next[1].withdraw()
+            self._next = None
+
+    async def _restore(self, expert: Expert, slot: Slot) -> None:
+        """Take up the anchor with which we left the stage as its last replica, if it is newest."""
+        kept = self._kept.pop(slot.stage, None)
+        if kept is not None and kept.outer_step > expert.outer_step:
+            await self._parts.executor.run(lambda: expert.load(kept))
+            self._context.events.emit(
+                "expert.state_kept", uid=slot.uid, outer_step=expert.outer_step
             )
 
-        expert = await parts.executor.run(build)
-        await self._loader.load(expert, slot)
-        return HostedExpert(
-            slot.uid,
-            expert,
-            parts.executor,
-            context.rpc,
-            config.diloco,
-            config.model_pipeline,
-            parts.task,
-            config.compute.max_microbatches_in_flight,
-        )
+    # --- orders
 
-    def _serve(self, hosted: HostedExpert, slot: Slot) -> None:
-        context, parts = self._context, self._parts
-        parts.host.attach(hosted)
-        parts.donors.attach(slot.uid, hosted.expert.snapshot)
-        parts.averager.attach(slot.uid, slot.stage, lambda: self._roster(slot), self._round_opened)
-        self.state = r.SERVING
-        self._publish(hosted, slot)
-        context.events.emit("expert.serving", uid=slot.uid, outer_step=hosted.expert.outer_step)
+    async def drain(self, *, deadline_s: float, reason: str) -> Outcome:
+        """Leave the stage without losing work, and stay out until `resume` or `reassign`.
 
-    # --- serving
+        New steps go elsewhere, the open one is finished; what was trained since the last outer
+        step is brought to the next one, if that comes before the deadline. A drain that is under
+        way is hurried to this deadline.
 
-    def _record(self, hosted: HostedExpert) -> r.ExpertRecord:
-        expert = hosted.expert
-        return r.ExpertRecord(
-            uid=hosted.uid,
-            state=self.state,
-            addresses=self._context.addresses(),
-            boot_epoch=self._context.boot_epoch,
-            outer_step=expert.outer_step,
-            inner_step=expert.inner_step,
-            anchor_digest=expert.anchor_digest,
-            samples_per_s=round(expert.samples_per_s, 1),
-            session=hosted.session.id.fence if hosted.session else 0,
-        )
-
-    def _stage_key(self, slot: Slot) -> str:
-        return r.stage_key(self._context.run_id, self._context.stage_names.index(slot.stage))
-
-    def _publish(self, hosted: HostedExpert, slot: Slot) -> None:
-        record = self._record(hosted)
-        self._context.dht.announce(self._stage_key(slot), self._serial, record.pack(), ttl_s=TTL_S)
-
-    async def _republish(self, hosted: HostedExpert, slot: Slot) -> None:
-        while True:
-            await asyncio.sleep(REFRESH_S)
-            # Not earlier: whoever reads the claims after the stage must find us in one of them.
-            self._claim.withdraw()
-            stage = await self._context.directory.refresh_stage(slot.stage)
-            self._check_uid(stage, hosted.uid)
-            is_behind = any(e.record.outer_step > hosted.expert.outer_step for e in stage.serving)
-            if is_behind or self._outvoted_by(stage, hosted.expert):
-                hosted.round_due.set()
-            self._publish(hosted, slot)
-
-    def _check_uid(self, stage: StageView, uid: ExpertUid) -> None:
-        """Raise if a lower peer id serves under our uid: two joiners' claims have crossed."""
-        for other in stage.serving:
-            if other.uid == uid and other.peer_id < self._context.peer_id:
-                raise SwarmError(f"{uid} is served by {other.peer_id} too; we take another slot")
-
-    def _outvoted_by(self, stage: StageView, expert: Expert) -> list[tuple[ExpertUid, PeerId]]:
-        """Return who holds the anchor that most have at our outer step, if it is not ours."""
-        others = {
-            e.uid: e
-            for e in stage.serving
-            if e.uid != expert.uid and e.record.outer_step == expert.outer_step
-        }
-        digests = {uid: e.record.anchor_digest for uid, e in others.items()}
-        agreement = agree({**digests, expert.uid: expert.anchor_digest}, ())
-        if expert.uid in agreement.holders:
-            return []
-        return [(uid, others[uid].peer_id) for uid in agreement.holders]
-
-    def _roster(self, slot: Slot) -> tuple[Member, ...]:
-        """Return the serving experts of the stage, ourselves included, as known now."""
-        hosted = self.hosted
-        if hosted is None:
-            return ()
-        me = Member(
-            slot.uid,
-            self._context.peer_id,
-            hosted.expert.outer_step,
-            hosted.expert.anchor_digest,
-        )
-        others = (
-            Member(e.uid, e.peer_id, e.record.outer_step, e.record.anchor_digest)
-            for e in self._context.directory.view.stage(slot.stage).serving
-            if e.uid != slot.uid
-        )
-        return (me, *others)
-
-    # --- rounds
-
-    def _round_opened(self, _: ExpertUid, outer_step: int, seconds_left: float) -> None:
-        """Join a round that others opened: at once when idle, else shortly before it closes.
-
-        If it is past our next one we were left behind, and what we train is of no use.
+        Args:
+            deadline_s: seconds after which the expert leaves, whatever is lost.
+            reason: for events and `distqatctl why`.
         """
-        hosted = self.hosted
-        if hosted is None or outer_step <= hosted.expert.outer_step:
-            return
-        if outer_step > hosted.expert.outer_step + 1:
-            hosted.round_due.set()
-            return
-        is_idle = hosted.session is None
-        margin_s = min(2.0, seconds_left / 4)
-        delay_s = 0.0 if is_idle else max(0.0, seconds_left - margin_s)
-        asyncio.get_running_loop().call_later(delay_s, self._join_late, outer_step)
+        self._may_join.clear()
+        life = self._life
+        if life is None:
+            return Outcome(is_done=True, reason=f"it did not serve: {self.state}")
+        self._context.note("drain", life.slot.uid, reason)
+        if self._drain is not None:
+            self._drain.hurry(deadline_s)
+            await life.gone.wait()
+            return Outcome(is_done=True, reason="another drain was under way")
+        outcome = await self._empty(life, deadline_s, reason)
+        if outcome.is_done:
+            await self._release(life)
+        return outcome
 
-    def _join_late(self, outer_step: int) -> None:
-        hosted = self.hosted
-        if hosted is not None and outer_step == hosted.expert.outer_step + 1:
-            hosted.round_due.set()
+    async def resume(self) -> Outcome:
+        """Take a drain back: serve on, or join the stage again that was left."""
+        if self._may_join.is_set() and self._drain is None:
+            return Outcome(is_done=False, reason=f"it is not drained: {self.state}")
+        self._may_join.set()
+        if self._drain is not None:
+            self._drain.cancel()
+            return Outcome(is_done=True, reason="the drain is taken back")
+        self._ordered = self._ordered or self._stage or None
+        return Outcome(is_done=True, reason=f"it joins {self._ordered or 'the swarm'} again")
 
-    async def _rounds(self, hosted: HostedExpert, slot: Slot) -> None:
-        while True:
-            await hosted.round_due.wait()
-            try:
-                async with hosted.pause():
-                    await self._round(hosted, slot)
-            except DistqatError as error:
-                self._context.events.emit(
-                    "round.failed", degraded=True, uid=slot.uid, error=str(error)
-                )
-            self._publish(hosted, slot)
+    async def reassign(
+        self, stage: str, *, deadline_s: float, reason: str, only_gap: bool = False
+    ) -> Outcome:
+        """Serve another stage: claim a slot there, drain, load, serve.
 
-    async def _round(self, hosted: HostedExpert, slot: Slot) -> None:
-        """One attempt at an outer step; an abort keeps the anchor and trains on."""
-        parts, expert = self._parts, hosted.expert
-        stage = await self._context.directory.refresh_stage(slot.stage)
-        if holders := self._outvoted_by(stage, expert):
-            return await self._loader.resync(expert, holders)
-        contribution = await parts.executor.run(expert.contribution)
+        Args:
+            stage: the stage to serve.
+            deadline_s: for the drain, seconds.
+            reason: for events and `distqatctl why`.
+            only_gap: stay if somebody else serves or claims that stage first.
+
+        Raises:
+            SwarmError: there is no such stage, it has no free slot, or it is no gap any more.
+        """
+        life = self._life
+        if life is not None and life.slot.stage == stage:
+            return Outcome(is_done=True, reason=f"it serves {stage} already")
+        if life is None:
+            return await self._join(stage, reason)
+        if self._drain is not None:
+            return Outcome(is_done=False, reason="it drains; resume it first")
+        claim = self._new_claim()
+        claim.is_for_gap = only_gap
+        async with self._parts.claims:
+            slot, why = await claim.settle(stage)
+        if not self._is_free_to_move(life):
+            claim.withdraw()
+            return Outcome(is_done=False, reason=f"it is {self.state} by now")
+        outcome = await self._empty(life, deadline_s, f"reassigned to {stage}: {reason}")
+        if not outcome.is_done:
+            claim.withdraw()
+            return outcome
+        self._context.note("move", slot.uid, f"from {life.slot.uid}: {reason}")
+        self.last_reason = f"{why}; {reason}"
+        self._next, self._ordered = (slot, claim), life.slot.stage if only_gap else stage
+        await self._release(life)
+        return await self._arrived(stage, outcome)
+
+    async def _join(self, stage: str, reason: str) -> Outcome:
+        """Have a drained expert join a stage."""
+        if self._idle_state != r.DRAINED:
+            return Outcome(is_done=False, reason=f"it is {self.state}; try again when it serves")
+        if stage not in self._context.stage_names:
+            names = ", ".join(self._context.stage_names)
+            raise SwarmError(f"there is no stage {stage!r} in this run; it has {names}")
+        self._context.note("move", stage, reason)
+        self._ordered = stage
+        self._settled.clear()
+        self._may_join.set()
+        return await self._arrived(stage, Outcome(is_done=True, reason="it was drained"))
+
+    def _is_free_to_move(self, life: Life) -> bool:
+        return self._life is life and self._drain is None and self._may_join.is_set()
+
+    async def _empty(self, life: Life, deadline_s: float, reason: str) -> Outcome:
+        """Drain the expert; it serves again if that is taken back or cancelled."""
+        self._drain = Drain(self._context, life.hosted, life.rounds)
+        life.turn(r.DRAINING)
+        is_out = False
         try:
-            committed = await parts.averager.round(slot.uid, contribution)
-        except RoundAborted:
-            return await self._loader.load(expert, slot)
-        digest = await parts.executor.run(
-            lambda: expert.commit_outer(
-                committed.mean, committed.outer_step, committed.int_buffers, committed.batches
-            )
-        )
-        return await self._check_digest(expert, slot, committed.members, digest)
+            outcome = await self._drain.run(deadline_s, reason)
+            is_out = outcome.is_done
+            return outcome
+        finally:
+            self._drain = None
+            if not is_out and not life.gone.is_set():
+                life.turn(r.SERVING)
 
-    async def _check_digest(
-        self, expert: Expert, slot: Slot, members: tuple[ExpertUid, ...], digest: str
-    ) -> None:
-        """Compare the new anchor with the other members'; re-sync if the majority has another."""
-        context = self._context
-        agreement = await self._parts.averager.exchange_digest(slot.uid, expert.outer_step, digest)
-        if agreement.silent:
-            context.events.emit(
-                "anchor.unchecked",
-                uid=slot.uid,
-                outer_step=expert.outer_step,
-                silent=" ".join(agreement.silent),
-            )
-        if not agreement.dissenters:
-            return
-        context.events.emit(
-            "anchor.differs",
-            degraded=True,
-            uid=slot.uid,
-            outer_step=expert.outer_step,
-            digest=digest[:16],
-            majority=agreement.majority[:16],
-        )
-        if agreement.majority == digest:
-            return
-        stage = context.directory.view.stage(slot.stage)
-        await self._loader.resync(
-            expert,
-            [
-                (e.uid, e.peer_id)
-                for e in stage.serving
-                if e.uid in agreement.holders and e.uid in members
-            ],
-        )
+    async def _release(self, life: Life) -> None:
+        self._settled.clear()
+        life.released.set()
+        await life.gone.wait()
 
-    async def _leave(self, hosted: HostedExpert, slot: Slot) -> None:
-        self.state = r.DRAINING
-        self._parts.averager.detach(slot.uid)
-        self._parts.donors.detach(slot.uid)
-        await self._parts.host.detach(slot.uid)
-        self._claim.withdraw()
-        self._context.dht.withdraw(self._stage_key(slot), self._serial)
+    async def _arrived(self, stage: str, outcome: Outcome) -> Outcome:
+        """Wait until the expert serves, and say where."""
+        try:
+            async with asyncio.timeout(LOAD_S):
+                await self._settled.wait()
+        except TimeoutError:
+            return Outcome(is_done=False, reason=f"{stage} was not loaded in {LOAD_S:.0f} s")
+        slot = self.slot
+        is_there = slot is not None and slot.stage == stage
+        where = f"serves {slot.uid}" if slot is not None else "was drained meanwhile"
+        return Outcome(is_there, where, outcome.num_dropped, outcome.num_cut, outcome.seconds)

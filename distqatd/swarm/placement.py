@@ -5,13 +5,13 @@ view computes the same assignment and two joiners do not fill one gap. Views can
 moment: `keeps_claim` settles two claims of one slot in favour of the lower peer id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import SwarmError
 from distqatd.base.ids import ExpertUid, PeerId, make_uid
-from distqatd.swarm.view import ExpertInfo, SwarmView
+from distqatd.swarm.view import ExpertInfo, StageView, SwarmView
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +27,129 @@ class Slot:
         return make_uid(self.stage, self.index)
 
 
+@dataclass(frozen=True, slots=True)
+class Joiner:
+    """Who looks for a slot.
+
+    Attributes:
+        peer_id: its peer.
+        boot_epoch: of the peer's present life: what it announced in an earlier one is void.
+        memory_free: bytes that its device has left; 0 if unknown, which fits everything.
+        wanted_stage: the stage its owner or an order names.
+    """
+
+    peer_id: PeerId
+    boot_epoch: int
+    memory_free: int = 0
+    wanted_stage: str | None = None
+
+
 def place(
-    view: SwarmView, me: PeerId, *, max_index: int, wanted_stage: str | None = None
+    view: SwarmView,
+    me: Joiner,
+    *,
+    max_index: int,
+    memory_needed: Mapping[str, int] | None = None,
 ) -> Decision[Slot]:
     """Choose the slot for `me`, given everybody who serves, claimed or is joining.
 
+    Args:
+        view: the swarm, ourselves among the joiners or not.
+        me: who looks for a slot.
+        max_index: replicas of a stage at most.
+        memory_needed: bytes an expert takes by stage, where the joiner knows better than the
+            stage's experts tell.
+
     Raises:
-        SwarmError: the wanted stage does not exist, or every replica index is taken.
+        SwarmError: the wanted stage does not exist, every replica index is taken, or no stage
+            fits into the joiner's memory.
     """
-    if wanted_stage is not None and wanted_stage not in view.stage_names:
+    wanted = me.wanted_stage
+    if wanted is not None and wanted not in view.stage_names:
         raise SwarmError(
-            f"there is no stage {wanted_stage!r} in this run; it has {', '.join(view.stage_names)}"
+            f"there is no stage {wanted!r} in this run; it has {', '.join(view.stage_names)}"
         )
+    needs = {stage.name: stage.memory_needed for stage in view.stages} | dict(memory_needed or {})
     taken = {
         (stage.name, expert.index)
         for stage in view.stages
         for expert in stage.experts
-        if expert.peer_id != me
+        if not is_former_life(expert, me)
     }
-    waiting = sorted({e.peer_id for e in view.joiners if not e.uid} | {me})
-    for peer_id in waiting:
-        decision = _neediest(view, taken, max_index, wanted_stage if peer_id == me else None)
-        if peer_id == me:
+    leaving = {(s.name, e.index) for s in view.stages for e in s.members if not e.is_serving}
+    for joiner in _in_order(view, me):
+        try:
+            decision = _neediest(view, taken, leaving, max_index, joiner, needs)
+        except SwarmError:
+            if joiner.peer_id == me.peer_id:
+                raise
+            continue  # it finds no slot, so it takes none from us
+        if joiner.peer_id == me.peer_id:
             return decision
         taken.add((decision.value.stage, decision.value.index))
     raise SwarmError("no slot was found")
 
 
+def is_former_life(expert: ExpertInfo, me: Joiner) -> bool:
+    """Return whether a record is ours from before a restart: what it says is void."""
+    return expert.peer_id == me.peer_id and expert.record.boot_epoch != me.boot_epoch
+
+
+def _in_order(view: SwarmView, me: Joiner) -> list[Joiner]:
+    """Return everybody without a slot by peer id, each once."""
+    waiting = {
+        e.peer_id: Joiner(e.peer_id, e.record.boot_epoch, e.record.memory_free)
+        for e in view.joiners
+        if not e.uid
+    }
+    return [joiner for _, joiner in sorted({**waiting, me.peer_id: me}.items())]
+
+
 def _neediest(
-    view: SwarmView, taken: set[tuple[str, int]], max_index: int, wanted: str | None
+    view: SwarmView,
+    taken: set[tuple[str, int]],
+    leaving: set[tuple[str, int]],
+    max_index: int,
+    joiner: Joiner,
+    needs: Mapping[str, int],
 ) -> Decision[Slot]:
-    counts = {name: sum(stage == name for stage, _ in taken) for name in view.stage_names}
-    if wanted is not None:
-        return Decision(_free_slot(wanted, taken, max_index), f"{wanted} was asked for")
-    for name in view.stage_names:
-        if counts[name] == 0:
-            return Decision(_free_slot(name, taken, max_index), f"{name} has no expert")
-    order = {name: i for i, name in enumerate(view.stage_names)}
-    name = min(view.stage_names, key=lambda n: (counts[n], view.stage(n).samples_per_s, order[n]))
-    speed = view.stage(name).samples_per_s
-    reason = f"{name} has the fewest replicas ({counts[name]}; {speed:.0f} samples/s)"
-    return Decision(_free_slot(name, taken, max_index), reason)
+    if joiner.wanted_stage is not None:
+        reason = f"{joiner.wanted_stage} was asked for"
+        return Decision(_free_slot(joiner.wanted_stage, taken, max_index), reason)
+    fitting = [stage for stage in view.stages if _fits(joiner, needs[stage.name])]
+    too_big = [name for name in view.stage_names if name not in {s.name for s in fitting}]
+    if not fitting:
+        least = min(needs.values())
+        raise SwarmError(
+            f"no stage fits into this machine's memory: {_mib(joiner.memory_free)} are free, the "
+            f"smallest stage needs {_mib(least)}; free some memory or choose a stage (--stage)"
+        )
+    counts = {s.name: sum(name == s.name for name, _ in taken - leaving) for s in fitting}
+    order = {stage.name: i for i, stage in enumerate(view.stages)}
+    best = min(fitting, key=lambda s: (counts[s.name], capacity(s), order[s.name]))
+    if counts[best.name] == 0:
+        reason = f"{best.name} has no expert"
+    else:
+        speed = f"{capacity(best):.0f} samples/s"
+        reason = f"{best.name} has the fewest replicas ({counts[best.name]}; {speed})"
+    if too_big:
+        reason += f"; {', '.join(too_big)} would not fit into {_mib(joiner.memory_free)}"
+    return Decision(_free_slot(best.name, taken, max_index), reason)
+
+
+def _fits(joiner: Joiner, needed: int) -> bool:
+    return joiner.memory_free == 0 or needed <= joiner.memory_free
+
+
+def capacity(stage: StageView) -> float:
+    """Return the stage's throughput, samples/s; replicas not measured yet count as the others."""
+    speeds = [expert.record.samples_per_s for expert in stage.serving]
+    known = [speed for speed in speeds if speed > 0]
+    return sum(known) / len(known) * len(speeds) if known else 0.0
+
+
+def _mib(num_bytes: int) -> str:
+    return f"{num_bytes / 2**20:.0f} MiB"
 
 
 def _free_slot(stage: str, taken: set[tuple[str, int]], max_index: int) -> Slot:
@@ -82,8 +164,21 @@ def keeps_claim(experts: Sequence[ExpertInfo], me: PeerId, uid: ExpertUid) -> De
     for other in experts:
         if other.uid != uid or other.peer_id == me:
             continue
-        if other.is_serving:
+        if other.is_member:
             return Decision(False, f"{uid} is served by {other.peer_id} already")  # noqa: FBT003
         if other.peer_id < me:
             return Decision(False, f"{uid} was claimed by {other.peer_id} too, a lower id")  # noqa: FBT003
     return Decision(True, f"nobody else claims {uid}")  # noqa: FBT003
+
+
+def is_still_gap(stage: StageView, me: PeerId) -> Decision[bool]:
+    """Decide whether `me` should go on to fill a gap: nobody else serves or claimed the stage.
+
+    Of two that claim different slots of it, the lower peer id goes on.
+    """
+    for other in stage.experts:
+        is_claim = not other.is_member and other.peer_id < me
+        if other.peer_id != me and (other.is_serving or is_claim):
+            what = "serves" if other.is_serving else "claimed"
+            return Decision(False, f"{other.peer_id} {what} {other.uid} by now")  # noqa: FBT003
+    return Decision(True, f"nobody else serves or claimed {stage.name}")  # noqa: FBT003

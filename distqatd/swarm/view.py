@@ -1,6 +1,6 @@
 """The swarm as one peer knows it: an immutable snapshot that decisions are made from."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from distqatd.base.errors import IdentityError
@@ -115,13 +115,17 @@ class SwarmView:
                 return stage
         raise KeyError(name)
 
-    def without(self, peers: Collection[PeerId]) -> "SwarmView":
-        """Return the view without the experts of some peers."""
+    def where(self, keep: Callable[[ExpertInfo], bool]) -> "SwarmView":
+        """Return the view with the experts that `keep` says yes to."""
         stages = tuple(
-            StageView(stage.name, tuple(e for e in stage.experts if e.peer_id not in peers))
+            StageView(stage.name, tuple(e for e in stage.experts if keep(e)))
             for stage in self.stages
         )
         return replace(self, stages=stages)
+
+    def without(self, peers: Collection[PeerId]) -> "SwarmView":
+        """Return the view without the experts of some peers."""
+        return self.where(lambda expert: expert.peer_id not in peers)
 
     def expert(self, uid: ExpertUid) -> ExpertInfo | None:
         """Return the serving or draining expert with this uid, if there is one."""

@@ -40,7 +40,7 @@ class ExpertWorld(World):
             ctx = self.contexts[peer] = self.context(peer, self.tasks, ("expert",))
             executor = InlineExecutor(0.001)
             parts = ExpertParts(
-                host=StageHost(ctx.rpc, 1 << 30),
+                host=StageHost(ctx.rpc, 1 << 30, ctx.boot_epoch),
                 averager=Averager(
                     ctx.rpc, executor, self.config.diloco, ctx.clock, ctx.rng, ctx.events
                 ),
@@ -80,8 +80,7 @@ class ExpertWorld(World):
         self.publish(peer)
 
     def publish(self, peer):
-        role = self.roles[peer]
-        role._publish(role.hosted, role.slot)
+        self.roles[peer]._life.publish()
 
     def round(self, *peers):
         """Have experts take part in an outer step."""

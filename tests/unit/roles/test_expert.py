@@ -2,7 +2,7 @@ import asyncio
 
 from distqatd.averaging.digests import Agreement
 from distqatd.base.errors import RoundAborted
-from distqatd.roles.expert import REFRESH_S
+from distqatd.roles.expert_life import REFRESH_S
 from distqatd.swarm import records as r
 from tests.support.contexts import kinds
 from tests.support.expert_roles import ExpertWorld

@@ -3,11 +3,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distqatd.base.errors import SwarmError
-from distqatd.swarm.placement import Slot, keeps_claim, place
+from distqatd.swarm.placement import Joiner, Slot, is_still_gap, keeps_claim
+from distqatd.swarm.placement import place as place_joiner
 from distqatd.swarm.view import SwarmView, build_stage
 from tests.support.views import info, view_of
 
 STAGES = ("head", "tail")
+
+
+def place(view, peer, *, max_index, wanted_stage=None, free=0, needs=None):
+    joiner = Joiner(peer, 1, free, wanted_stage)
+    return place_joiner(view, joiner, max_index=max_index, memory_needed=needs)
 
 
 def test_a_joiner_fills_the_stage_that_nobody_serves():
@@ -76,3 +82,64 @@ def test_of_two_claims_the_lower_peer_id_stays():
 def test_a_serving_expert_keeps_its_slot_against_any_claim():
     rivals = [info("z", "head.0.0.0")]
     assert not keeps_claim(rivals, "a", "head.0.0.0").value
+
+
+def test_a_drained_replica_keeps_its_index_but_counts_for_nothing():
+    view = view_of(STAGES, info("a", "head.0.0.0"), info("b", "tail.0.0.0", state="draining"))
+    decision = place(view, "c", max_index=8)
+    assert decision.value == Slot("tail", 1)
+    assert "tail has no expert" in decision.reason
+
+
+def test_what_a_peer_announced_before_it_restarted_is_void():
+    view = view_of(STAGES, info("a", "head.0.0.0", epoch=0), info("b", "tail.0.0.0"))
+    assert place(view, "a", max_index=8).value == Slot("head", 0)
+
+
+def test_another_expert_of_the_same_daemon_keeps_its_slot():
+    view = view_of(STAGES, info("a", "head.0.0.0", state="joining"), info("b", "tail.0.0.0"))
+    assert place(view, "a", max_index=8).value == Slot("head", 1)
+
+
+def test_a_stage_that_does_not_fit_into_memory_is_left_to_others():
+    view = view_of(STAGES, info("b", "tail.0.0.0"), info("c", "tail.0.1.0"))
+    needs = {"head": 900 << 20, "tail": 100 << 20}
+    decision = place(view, "a", max_index=8, free=500 << 20, needs=needs)
+    assert decision.value == Slot("tail", 2)
+    assert "head would not fit into 500 MiB" in decision.reason
+    with pytest.raises(SwarmError, match="100 MiB"):
+        place(view, "a", max_index=8, free=50 << 20, needs=needs)
+
+
+def test_what_the_experts_of_a_stage_take_is_what_a_joiner_needs():
+    view = view_of(STAGES, info("b", "head.0.0.0", memory_used=1 << 30), info("c", "tail.0.0.0"))
+    assert place(view, "a", max_index=8, free=1 << 20).value.stage == "tail"
+
+
+def test_a_stage_asked_for_is_taken_whatever_it_needs():
+    view = view_of(STAGES)
+    decision = place(view, "a", max_index=8, free=1, needs={"head": 2}, wanted_stage="head")
+    assert decision.value == Slot("head", 0)
+
+
+def test_replicas_that_were_not_measured_yet_count_as_the_others_of_their_stage():
+    view = view_of(
+        STAGES,
+        info("a", "head.0.0.0", speed=10.0),
+        info("b", "head.0.1.0", speed=0.0),
+        info("c", "tail.0.0.0", speed=15.0),
+        info("d", "tail.0.1.0", speed=0.0),
+    )
+    assert place(view, "e", max_index=8).value.stage == "head"
+
+
+def test_a_gap_is_none_any_more_when_another_serves_it_or_a_lower_id_claims_it():
+    def stage(**fields):
+        return build_stage("head", [info("b", "head.0.0.0", **fields)])
+
+    assert not is_still_gap(stage(), "a").value
+    assert is_still_gap(stage(state="joining"), "a").value
+    decision = is_still_gap(stage(state="joining"), "c")
+    assert not decision.value
+    assert decision.reason == "b claimed head.0.0.0 by now"
+    assert is_still_gap(stage(state="draining"), "c").value

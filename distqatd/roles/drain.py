@@ -1,0 +1,109 @@
+"""An expert's way out: no new steps, the next outer step if it has samples, then gone."""
+
+import asyncio
+from dataclasses import dataclass
+
+from distqatd.pipeline.hosted import HostedExpert
+from distqatd.roles.context import Context
+from distqatd.roles.expert_rounds import ExpertRounds
+
+POLL_S = 0.1
+"""A draining expert is looked at this often, seconds."""
+
+LINGER_S = 1.5
+"""It stays so long after its last session: a trainer may have been sent here just before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a drain, a resume or a reassign ended.
+
+    Attributes:
+        is_done: whether the expert left, serves again, or serves the other stage.
+        reason: why, with the values that mattered.
+        num_dropped: samples it had trained that no outer step took.
+        num_cut: sessions of trainers that were still open and were cut: 0 or 1.
+        seconds: how long it took.
+    """
+
+    is_done: bool
+    reason: str
+    num_dropped: int = 0
+    num_cut: int = 0
+    seconds: float = 0.0
+
+
+class Drain:
+    """One drain of one expert; `cancel` takes it back."""
+
+    def __init__(self, context: Context, hosted: HostedExpert, rounds: ExpertRounds) -> None:
+        self._context = context
+        self._hosted = hosted
+        self._rounds = rounds
+        self._ends_at = 0.0
+        self._busy_at = 0.0
+        self.is_cancelled = False
+
+    def cancel(self) -> None:
+        """Have the expert stay."""
+        self.is_cancelled = True
+
+    def hurry(self, deadline_s: float) -> None:
+        """End in `deadline_s` seconds at the latest."""
+        self._ends_at = min(self._ends_at, asyncio.get_running_loop().time() + deadline_s)
+
+    async def run(self, deadline_s: float, reason: str) -> Outcome:
+        """Wait until nothing holds the expert here any more, `deadline_s` seconds at most."""
+        loop, hosted, events = asyncio.get_running_loop(), self._hosted, self._context.events
+        began = loop.time()
+        self._ends_at, self._busy_at = began + deadline_s, began
+        events.emit("expert.draining", uid=hosted.uid, reason=reason, deadline_s=deadline_s)
+        while not self.is_cancelled and not self._is_free() and loop.time() < self._ends_at:
+            self._take_step_alone()
+            await asyncio.sleep(POLL_S)
+        seconds = loop.time() - began
+        if self.is_cancelled:
+            events.emit("expert.resumed", uid=hosted.uid)
+            return Outcome(is_done=False, reason="it was resumed", seconds=seconds)
+        return self._tell(seconds)
+
+    def _is_free(self) -> bool:
+        """Return whether no trainer and no round holds the expert, and no samples are left."""
+        now = asyncio.get_running_loop().time()
+        if self._hosted.session is not None or self._rounds.is_running:
+            self._busy_at = now
+        is_idle = now - self._busy_at >= LINGER_S
+        return is_idle and not self._hosted.expert.samples_since_anchor
+
+    def _take_step_alone(self) -> None:
+        """Commit what the expert has trained by itself if it is the only replica.
+
+        With others it waits for their next round: to call one early would spend an outer step.
+        """
+        hosted = self._hosted
+        is_idle = hosted.session is None and not hosted.round_due.is_set()
+        if is_idle and hosted.expert.samples_since_anchor and len(self._rounds.roster()) == 1:
+            hosted.round_due.set()
+
+    def _tell(self, seconds: float) -> Outcome:
+        hosted = self._hosted
+        num_dropped = hosted.expert.samples_since_anchor
+        num_cut = int(hosted.session is not None)
+        left = f"left after {seconds:.1f} s"
+        if num_dropped or num_cut:
+            left += f": {num_dropped} samples dropped, {num_cut} sessions cut by the deadline"
+        self._context.events.emit(
+            "expert.drained",
+            degraded=bool(num_dropped or num_cut),
+            uid=hosted.uid,
+            samples_dropped=num_dropped,
+            sessions_cut=num_cut,
+            seconds=round(seconds, 3),
+        )
+        return Outcome(
+            is_done=True,
+            reason=left,
+            num_dropped=num_dropped,
+            num_cut=num_cut,
+            seconds=seconds,
+        )

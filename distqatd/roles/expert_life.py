@@ -1,0 +1,203 @@
+"""An expert in one slot, from serving to gone."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from distqatd.averaging.averager import Averager
+from distqatd.averaging.state import Donors
+from distqatd.base.errors import DistqatError, SwarmError
+from distqatd.compute.executor import Executor
+from distqatd.compute.expert import Expert
+from distqatd.compute.memory import training_bytes
+from distqatd.data.tasks import Task
+from distqatd.models.registry import build_stage
+from distqatd.pipeline.host import StageHost
+from distqatd.pipeline.hosted import HostedExpert
+from distqatd.roles.claim import Claim
+from distqatd.roles.context import Context
+from distqatd.roles.directory import TTL_S
+from distqatd.roles.expert_rounds import ExpertRounds
+from distqatd.roles.state_loader import StateLoader
+from distqatd.swarm import records as r
+from distqatd.swarm.placement import Slot
+from distqatd.swarm.view import StageView
+
+REFRESH_S = 5.0
+"""A serving expert publishes its speed, and looks whether it was left behind, this often."""
+
+
+def _unknown() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertParts:
+    """What the experts of one daemon share.
+
+    Attributes:
+        claims: held while a slot is claimed, so that the daemon's experts claim one by one.
+        free_bytes: returns what the device has left; 0 if unknown.
+    """
+
+    host: StageHost
+    averager: Averager
+    donors: Donors
+    executor: Executor
+    task: Task
+    device: str
+    timer: Callable[[], float]
+    claims: asyncio.Lock
+    free_bytes: Callable[[], int] = _unknown
+
+
+async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> HostedExpert:
+    """Build the slot's stage with its initial weights, ready to be loaded and served."""
+    config = context.config
+    stages = config.model_pipeline.pipeline
+    stage_config = stages[context.stage_names.index(slot.stage)]
+
+    def build() -> Expert:
+        return Expert(
+            slot.uid,
+            build_stage(stage_config, config.seed, parts.device, stages),
+            config.diloco.inner_optim,
+            config.diloco.outer_optim,
+            device=parts.device,
+            task=parts.task,
+            stash_bytes=config.compute.stash_bytes,
+            seed=config.seed,
+            is_first=slot.stage == context.stage_names[0],
+            timer=parts.timer,
+        )
+
+    return HostedExpert(
+        slot.uid,
+        await parts.executor.run(build),
+        parts.executor,
+        context.rpc,
+        config.diloco,
+        config.model_pipeline,
+        parts.task,
+        config.compute.max_microbatches_in_flight,
+    )
+
+
+class Life:
+    """Serves one expert until it is released, cancelled, or another peer serves its uid.
+
+    Attributes:
+        state: serving, or draining.
+        released: set it to have the expert leave.
+        gone: set when it has left.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        parts: ExpertParts,
+        loader: StateLoader,
+        slot: Slot,
+        hosted: HostedExpert,
+        claim: Claim,
+        serial: str,
+    ) -> None:
+        """Prepare to serve `hosted` in `slot`, claimed by `claim`, under `serial` in the DHT."""
+        self.slot = slot
+        self.hosted = hosted
+        self.state = r.SERVING
+        self.released = asyncio.Event()
+        self.gone = asyncio.Event()
+        self.rounds = ExpertRounds(
+            context, parts.averager, parts.executor, loader, hosted, slot, self.publish
+        )
+        self._context = context
+        self._parts = parts
+        self._claim = claim
+        self._serial = serial
+        self._key = r.stage_key(context.run_id, context.stage_names.index(slot.stage))
+
+    async def run(self, on_serving: Callable[[], None]) -> None:
+        """Serve until released, then leave; `on_serving` is called once others can see it.
+
+        Raises:
+            SwarmError: a lower peer id serves under the same uid.
+        """
+        self._serve()
+        on_serving()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keepers = [
+                    tasks.create_task(self.rounds.run(), name="expert.rounds"),
+                    tasks.create_task(self._republish(), name="expert.republish"),
+                ]
+                await self.released.wait()
+                for keeper in keepers:
+                    keeper.cancel()
+        except* DistqatError as group:
+            raise group.exceptions[0] from None
+        finally:
+            await self._leave()
+
+    def turn(self, state: str) -> None:
+        """Serve, or drain, and tell the swarm."""
+        self.state = state
+        self.publish()
+
+    def is_alone(self) -> bool:
+        """Return whether no other replica holds the stage's state, as far as is known."""
+        return all(member.uid == self.slot.uid for member in self.rounds.roster())
+
+    def publish(self) -> None:
+        """Tell the swarm where the expert stands."""
+        context, hosted, expert = self._context, self.hosted, self.hosted.expert
+        record = r.ExpertRecord(
+            uid=hosted.uid,
+            state=self.state,
+            addresses=context.addresses(),
+            boot_epoch=context.boot_epoch,
+            outer_step=expert.outer_step,
+            inner_step=expert.inner_step,
+            anchor_digest=expert.anchor_digest,
+            samples_per_s=round(expert.samples_per_s, 1),
+            session=hosted.session.id.fence if hosted.session else 0,
+            memory_free=self._parts.free_bytes(),
+            memory_used=training_bytes(expert.layout.num_params) + expert.stash_bytes,
+            is_pinned=context.config.compute.stage is not None,
+        )
+        context.dht.announce(self._key, self._serial, record.pack(), ttl_s=TTL_S)
+
+    def _serve(self) -> None:
+        parts, uid = self._parts, self.slot.uid
+        parts.host.attach(self.hosted)
+        parts.donors.attach(uid, self.hosted.expert.snapshot)
+        parts.averager.attach(uid, self.slot.stage, self.rounds.roster, self.rounds.opened)
+        self.publish()
+        outer_step = self.hosted.expert.outer_step
+        self._context.events.emit("expert.serving", uid=uid, outer_step=outer_step)
+
+    async def _republish(self) -> None:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            # Not earlier: whoever reads the claims after the stage must find us in one of them.
+            self._claim.withdraw()
+            stage = await self._context.directory.refresh_stage(self.slot.stage)
+            self._check_uid(stage)
+            self.rounds.look(stage)
+            self.publish()
+
+    def _check_uid(self, stage: StageView) -> None:
+        """Raise if a lower peer id serves under our uid: two joiners' claims have crossed."""
+        uid = self.slot.uid
+        for other in stage.serving:
+            if other.uid == uid and other.peer_id < self._context.peer_id:
+                raise SwarmError(f"{uid} is served by {other.peer_id} too; we take another slot")
+
+    async def _leave(self) -> None:
+        self.state = r.DRAINING
+        self._parts.averager.detach(self.slot.uid)
+        self._parts.donors.detach(self.slot.uid)
+        await self._parts.host.detach(self.slot.uid)
+        self._claim.withdraw()
+        self._context.dht.withdraw(self._key, self._serial)
+        self.gone.set()

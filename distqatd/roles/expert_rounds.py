@@ -1,0 +1,184 @@
+"""An expert's part in outer steps: who counts, when it joins, what it does with the mean."""
+
+import asyncio
+from collections.abc import Callable
+
+from distqatd.averaging.averager import Averager
+from distqatd.averaging.digests import agree
+from distqatd.averaging.roster import Member
+from distqatd.base.errors import DistqatError, RoundAborted
+from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.compute.executor import Executor
+from distqatd.pipeline.hosted import HostedExpert
+from distqatd.roles.context import Context
+from distqatd.roles.state_loader import StateLoader
+from distqatd.swarm.placement import Slot
+from distqatd.swarm.view import StageView
+
+
+class ExpertRounds:
+    """Takes one serving expert through its outer steps."""
+
+    def __init__(
+        self,
+        context: Context,
+        averager: Averager,
+        executor: Executor,
+        loader: StateLoader,
+        hosted: HostedExpert,
+        slot: Slot,
+        publish: Callable[[], None],
+    ) -> None:
+        """Take part for `hosted` in `slot`; `publish` tells the swarm where it stands."""
+        self._context = context
+        self._averager = averager
+        self._executor = executor
+        self._loader = loader
+        self._hosted = hosted
+        self._slot = slot
+        self._publish = publish
+        self.is_running = False
+
+    async def run(self) -> None:
+        """Take part in a round whenever one is due, until cancelled."""
+        hosted = self._hosted
+        while True:
+            await hosted.round_due.wait()
+            try:
+                async with hosted.pause():
+                    await self._round()
+            except DistqatError as error:
+                self._context.events.emit(
+                    "round.failed", degraded=True, uid=hosted.uid, error=str(error)
+                )
+            finally:
+                self.is_running = False
+            self._publish()
+
+    # --- who counts
+
+    def roster(self) -> tuple[Member, ...]:
+        """Return the members of the stage, ourselves included, as known now.
+
+        One that drains is a member until it is gone: its samples count.
+        """
+        expert = self._hosted.expert
+        own = Member(self._slot.uid, self._context.peer_id, expert.outer_step, expert.anchor_digest)
+        others = (
+            Member(e.uid, e.peer_id, e.record.outer_step, e.record.anchor_digest)
+            for e in self._context.directory.view.stage(self._slot.stage).members
+            if e.uid != self._slot.uid
+        )
+        return (own, *others)
+
+    def look(self, stage: StageView) -> None:
+        """Have a round begin if the stage shows that we were left behind or outvoted."""
+        outer_step = self._hosted.expert.outer_step
+        is_behind = any(e.record.outer_step > outer_step for e in stage.members)
+        if is_behind or self._outvoted_by(stage):
+            self._hosted.round_due.set()
+
+    def _outvoted_by(self, stage: StageView) -> list[tuple[ExpertUid, PeerId]]:
+        """Return who holds the anchor that most have at our outer step, if it is not ours."""
+        expert = self._hosted.expert
+        others = {
+            e.uid: e
+            for e in stage.members
+            if e.uid != expert.uid and e.record.outer_step == expert.outer_step
+        }
+        digests = {uid: e.record.anchor_digest for uid, e in others.items()}
+        agreement = agree({**digests, expert.uid: expert.anchor_digest}, ())
+        if expert.uid in agreement.holders:
+            return []
+        return [(uid, others[uid].peer_id) for uid in agreement.holders]
+
+    # --- when it joins
+
+    def opened(self, _: ExpertUid, outer_step: int, seconds_left: float) -> None:
+        """Join a round that others opened: at once when idle, else shortly before it closes.
+
+        If it is past our next one we were left behind, and what we train is of no use.
+        """
+        hosted = self._hosted
+        if outer_step <= hosted.expert.outer_step:
+            return
+        if outer_step > hosted.expert.outer_step + 1:
+            hosted.round_due.set()
+            return
+        is_idle = hosted.session is None
+        margin_s = min(2.0, seconds_left / 4)
+        delay_s = 0.0 if is_idle else max(0.0, seconds_left - margin_s)
+        asyncio.get_running_loop().call_later(delay_s, self._join_late, outer_step)
+
+    def _join_late(self, outer_step: int) -> None:
+        if outer_step == self._hosted.expert.outer_step + 1:
+            self._hosted.round_due.set()
+
+    # --- one round
+
+    async def _round(self) -> None:
+        """One attempt at an outer step; an abort keeps the anchor and trains on."""
+        self.is_running = True
+        expert, slot = self._hosted.expert, self._slot
+        stage = await self._context.directory.refresh_stage(slot.stage)
+        if holders := self._outvoted_by(stage):
+            self._tell_dropped("most replicas hold another anchor")
+            return await self._loader.resync(expert, holders)
+        contribution = await self._executor.run(expert.contribution)
+        try:
+            committed = await self._averager.round(slot.uid, contribution)
+        except RoundAborted as error:
+            return await self._after_abort(str(error))
+        digest = await self._executor.run(
+            lambda: expert.commit_outer(
+                committed.mean, committed.outer_step, committed.int_buffers, committed.batches
+            )
+        )
+        return await self._check_digest(committed.members, digest)
+
+    async def _after_abort(self, reason: str) -> None:
+        """Load the stage's state if it has gone on without us."""
+        expert = self._hosted.expert
+        num_samples, outer_step = expert.samples_since_anchor, expert.outer_step
+        await self._loader.load(expert, self._slot)
+        if expert.outer_step > outer_step and num_samples:
+            self._tell_dropped(f"left behind: {reason}", num_samples)
+
+    def _tell_dropped(self, reason: str, num_samples: int | None = None) -> None:
+        expert = self._hosted.expert
+        num = expert.samples_since_anchor if num_samples is None else num_samples
+        if num:
+            self._context.events.emit(
+                "expert.samples_dropped", degraded=True, uid=expert.uid, samples=num, reason=reason
+            )
+
+    async def _check_digest(self, members: tuple[ExpertUid, ...], digest: str) -> None:
+        """Compare the new anchor with the other members'; re-sync if the majority has another."""
+        context, expert, uid = self._context, self._hosted.expert, self._slot.uid
+        agreement = await self._averager.exchange_digest(uid, expert.outer_step, digest)
+        if agreement.silent:
+            context.events.emit(
+                "anchor.unchecked",
+                uid=uid,
+                outer_step=expert.outer_step,
+                silent=" ".join(agreement.silent),
+            )
+        if not agreement.dissenters:
+            return
+        context.events.emit(
+            "anchor.differs",
+            degraded=True,
+            uid=uid,
+            outer_step=expert.outer_step,
+            digest=digest[:16],
+            majority=agreement.majority[:16],
+        )
+        if agreement.majority == digest:
+            return
+        stage = context.directory.view.stage(self._slot.stage)
+        holders = [
+            (e.uid, e.peer_id)
+            for e in stage.members
+            if e.uid in agreement.holders and e.uid in members
+        ]
+        await self._loader.resync(expert, holders)
