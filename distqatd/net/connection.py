@@ -18,6 +18,7 @@ from distqatd.net.keeper import Keeper
 from distqatd.net.rpc import Caller, Hello
 from distqatd.net.server import Server
 from distqatd.net.transport import ByteStream
+from distqatd.net.writer import BURST_BYTES, Writer
 from distqatd.wire import limits
 from distqatd.wire.budget import Budget
 from distqatd.wire.events import (
@@ -34,11 +35,6 @@ from distqatd.wire.payload import Message, Sink
 from distqatd.wire.session import Session
 
 log = logging.getLogger(__name__)
-
-_BURST_BYTES = 4 << 20
-"""Bytes after which a reader or writer that never had to wait lets others run."""
-_SLOW_S_PER_BYTE = 20e-3 / limits.CHUNK_BYTES
-"""A link on which 1 MiB takes longer than 20 ms gets small DATA frames."""
 
 
 class Connection:
@@ -65,7 +61,6 @@ class Connection:
         self.peer_id = stream.peer_id
         self.dialer = dialer
         self.bytes_in = 0
-        self.bytes_out = 0
         self.end_reason: str | None = None
         self._server = server
         self._on_end = on_end
@@ -77,7 +72,6 @@ class Connection:
         self._slots = asyncio.Semaphore(limits.MAX_OUTGOING_STREAMS)
         self._group: asyncio.TaskGroup | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._idle: asyncio.Future[None] | None = None  # the writer waits on it
         self._ended = asyncio.Event()
         self._interrupted = False
         self._retiring = False
@@ -85,6 +79,7 @@ class Connection:
         self._goodbye = "reset: the peer closed the connection"
         self._burst_bytes = 0  # received since the reader last let others run
         self._keeper = Keeper(self._ping)
+        self._writer = Writer(self._session, stream, self._last_word)
 
     @property
     def hello(self) -> Hello:
@@ -92,6 +87,11 @@ class Connection:
         if self._hello is None:
             raise LocalProtocolError("the peer's HELLO has not been read")
         return self._hello
+
+    @property
+    def bytes_out(self) -> int:
+        """Return the bytes sent so far."""
+        return self._writer.bytes_out
 
     @property
     def rtt_s(self) -> float | None:
@@ -194,7 +194,7 @@ class Connection:
                 self._reader = group.create_task(self._guard(self._read()), name="link.read")
                 tasks = [
                     self._reader,
-                    group.create_task(self._guard(self._write()), name="link.write"),
+                    group.create_task(self._guard(self._writer.run()), name="link.write"),
                     group.create_task(self._guard(self._keeper.run()), name="link.keep"),
                 ]
                 await self._ended.wait()
@@ -232,7 +232,7 @@ class Connection:
     async def _receive(self) -> int:
         """Receive bytes; 0 if the buffer in use has been taken away meanwhile."""
         try:
-            if self._burst_bytes > _BURST_BYTES:
+            if self._burst_bytes > BURST_BYTES:
                 self._burst_bytes = 0
                 await asyncio.sleep(0)
             num_bytes = await self.stream.recv_into(self._session.buffer())
@@ -310,39 +310,18 @@ class Connection:
         self._wake_writer()
 
     def _wake_writer(self) -> None:
-        if self._idle is not None and not self._idle.done():
-            self._idle.set_result(None)
+        try:
+            self._writer.wake()
+        except ConnectionClosed as error:
+            self.end(str(error))
 
-    async def _write(self) -> None:
-        """Send what the session has; the only one that does, so frames are never torn."""
-        loop = asyncio.get_running_loop()
-        burst = 0
-        while True:
-            buffers = self._session.next_buffers()
-            if not buffers:
-                if self._retiring and not self._session.num_streams:
-                    raise ConnectionClosed(self._goodbye)
-                self._idle = loop.create_future()
-                await self._idle
-                continue
-            num_bytes = sum(map(len, buffers))
-            began_s = loop.time()
-            await self.stream.send(*buffers)
-            self.bytes_out += num_bytes
-            if self._leaving is not None:
-                raise ConnectionClosed(self._leaving)
-            self._choose_chunk(num_bytes, loop.time() - began_s)
-            burst += num_bytes
-            if burst > _BURST_BYTES:
-                burst = 0
-                await asyncio.sleep(0)
+    def _last_word(self) -> str | None:
+        """Return why the link ends now, if it does: we leave, or all that was open is answered."""
+        if self._leaving is not None:
+            return self._leaving
+        is_busy = self._session.num_streams or self._session.wants_to_send
+        return self._goodbye if self._retiring and not is_busy else None
 
     def _ping(self, nonce: int) -> None:
         self._session.ping(nonce)
         self._wake_writer()
-
-    def _choose_chunk(self, num_bytes: int, took_s: float) -> None:
-        if num_bytes >= limits.SLOW_CHUNK_BYTES:
-            slow = took_s > num_bytes * _SLOW_S_PER_BYTE
-            chunk_bytes = limits.SLOW_CHUNK_BYTES if slow else limits.CHUNK_BYTES
-            self._session.set_chunk_bytes(chunk_bytes)

@@ -118,37 +118,54 @@ class SocketStream:
         self._sock = sock
         self._waiter = waiter
         self._closed = False
+        self._drained = False
         is_tls = isinstance(sock, ssl.SSLSocket)
         self._recv: Callable[[memoryview], int] = self._recv_tls if is_tls else sock.recv_into
         self._send_some = self._send_tls if is_tls else self._send_plain
 
     async def recv_into(self, buffer: memoryview) -> int:
-        """Read what is there; always tries first: bytes may sit inside the TLS object."""
+        """Read what is there; tries first, unless the last read left nothing behind."""
+        if self._drained:
+            self._drained = False
+            await self._waiter.readable()
         while True:
             try:
-                return self._recv(buffer)
+                num_bytes = self._recv(buffer)
             except _WOULD_BLOCK as error:
                 would_block = error
             except OSError as error:
                 raise self._broken(error) from error
+            else:
+                # To try again would cost a system call and an exception for every message.
+                self._drained = 0 < num_bytes < len(buffer)
+                return num_bytes
             await self._waiter.ready_for(would_block)
 
     async def send(self, *buffers: memoryview) -> None:
         """Send all of `buffers`, gathered by the kernel or, if small, joined here."""
-        if len(buffers) > 1 and sum(map(len, buffers)) <= _JOIN_BYTES:
-            buffers = (memoryview(b"".join(buffers)),)
-        rest = [buffer for buffer in buffers if len(buffer)]
-        while rest:
-            try:
+        rest = _units(buffers)
+        while (would_block := self._push(rest)) is not None:
+            if isinstance(would_block, ssl.SSLWantReadError):
+                await self._waiter.ready_for(would_block)
+            else:
+                await self._waiter.writable()
+
+    def send_now(self, *buffers: memoryview) -> list[memoryview]:
+        """Send what the kernel takes at once, and return the rest."""
+        rest = _units(buffers)
+        self._push(rest)
+        return rest
+
+    def _push(self, rest: list[memoryview]) -> OSError | None:
+        """Send from the front of `rest` until it is empty, or return what would block."""
+        try:
+            while rest:
                 _drop_front(rest, self._send_some(rest))
-                continue
-            except ssl.SSLWantReadError as error:
-                waiting = self._waiter.ready_for(error)
-            except _WOULD_BLOCK:
-                waiting = self._waiter.writable()
-            except OSError as error:
-                raise self._broken(error) from error
-            await waiting
+        except _WOULD_BLOCK as error:
+            return error
+        except OSError as error:
+            raise self._broken(error) from error
+        return None
 
     def abort(self) -> None:
         """Close at once; what the kernel has taken is still sent."""
@@ -192,6 +209,13 @@ class SocketStream:
         what = "TLS" if isinstance(error, ssl.SSLError) else "reset"
         detail = getattr(error, "reason", None) or error.strerror or type(error).__name__
         return ConnectionClosed(f"{what}: {detail}")
+
+
+def _units(buffers: tuple[memoryview, ...]) -> list[memoryview]:
+    """Return what to send one after the other: small buffers joined, empty ones left out."""
+    if len(buffers) > 1 and sum(map(len, buffers)) <= _JOIN_BYTES:
+        return [memoryview(b"".join(buffers))]
+    return [buffer for buffer in buffers if len(buffer)]
 
 
 def _drop_front(buffers: list[memoryview], num_bytes: int) -> None:

@@ -47,6 +47,16 @@ class ByteStream(Protocol):
         """
         ...
 
+    def send_now(self, *buffers: memoryview) -> list[memoryview]:
+        """Send what goes without waiting; return the rest, to be given to `send` as it is.
+
+        Not while a task is in `send`.
+
+        Raises:
+            ConnectionClosed: the connection was reset or closed.
+        """
+        ...
+
     def abort(self) -> None:
         """Close at once; whoever waits in `recv_into` or `send` gets ConnectionClosed."""
         ...

@@ -65,11 +65,21 @@ class SimStream:
                 await self._writer
             finally:
                 self._writer = None
+        self._post(*buffers)
+
+    def send_now(self, *buffers: memoryview) -> list[memoryview]:
+        """Put a copy of `buffers` on the way, or none of it while the window is full."""
+        if self.other._backlog > WINDOW_BYTES and not self._broken:
+            return list(buffers)
+        self._post(*buffers)
+        return []
+
+    def _post(self, *buffers: memoryview) -> None:
         if self._broken:
             raise ConnectionClosed(f"{self.remote.host_port()}: {self._broken}")
         data = b"".join(buffers)
-        other._backlog += len(data)
-        other._put_on_the_way(data)
+        self.other._backlog += len(data)
+        self.other._put_on_the_way(data)
 
     def abort(self) -> None:
         """Close at once; the other end sees a reset."""

@@ -38,13 +38,17 @@ class MemoryStream:
         return size
 
     async def send(self, *buffers: memoryview) -> None:
-        data = b"".join(buffers)
-        while self.frozen or sum(map(len, self.other._unread)) > WINDOW_BYTES:
-            self._check()
+        while rest := self.send_now(*buffers):
+            buffers = tuple(rest)
             await self._change()
+
+    def send_now(self, *buffers: memoryview) -> list[memoryview]:
         self._check()
-        self.other._unread.append(memoryview(data))
+        if self.frozen or sum(map(len, self.other._unread)) > WINDOW_BYTES:
+            return list(buffers)
+        self.other._unread.append(memoryview(b"".join(buffers)))
         self.other._changed.set()
+        return []
 
     def abort(self, state: str = "eof") -> None:
         if self._state == "reset":
