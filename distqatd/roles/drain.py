@@ -59,8 +59,8 @@ class Drain:
         self._ends_at, self._busy_at = began + deadline_s, began
         events.emit("expert.draining", uid=hosted.uid, reason=reason, deadline_s=deadline_s)
         while not self.is_cancelled and not self._is_free() and loop.time() < self._ends_at:
-            self._take_step_alone()
             await asyncio.sleep(POLL_S)
+            await self._take_step_alone()
         seconds = loop.time() - began
         if self.is_cancelled:
             events.emit("expert.resumed", uid=hosted.uid)
@@ -75,14 +75,17 @@ class Drain:
         is_idle = now - self._busy_at >= LINGER_S
         return is_idle and not self._hosted.expert.samples_since_anchor
 
-    def _take_step_alone(self) -> None:
+    async def _take_step_alone(self) -> None:
         """Commit what the expert has trained by itself if it is the only replica.
 
         With others it waits for their next round: to call one early would spend an outer step.
         """
         hosted = self._hosted
-        is_idle = hosted.session is None and not hosted.round_due.is_set()
-        if is_idle and hosted.expert.samples_since_anchor and len(self._rounds.roster()) == 1:
+        is_busy = hosted.session is not None or hosted.round_due.is_set()
+        if is_busy or not hosted.expert.samples_since_anchor or len(self._rounds.roster()) > 1:
+            return
+        await self._context.directory.refresh_stage(hosted.uid.split(".")[0])
+        if len(self._rounds.roster()) == 1:
             hosted.round_due.set()
 
     def _tell(self, seconds: float) -> Outcome:
