@@ -18,6 +18,9 @@ MAX_DONORS = 8
 MANIFEST_TIMEOUT_S = 60.0
 """A donor that is asked for a new state hashes it first: 1 GB takes one to three seconds."""
 
+STRAGGLER_S = 5.0
+"""After the first offer the other donors have this long: one may be dead and not known to be."""
+
 MAX_STATE_BYTES = 1 << 36
 
 Donor = tuple[str, PeerId]
@@ -74,10 +77,15 @@ async def ask_donors(
             digest = manifest.state_digest
             known = offers[digest].holders if digest in offers else ()
             offers[digest] = Offer(manifest, (*known, donor))
+            if patience.when() is None:
+                patience.reschedule(asyncio.get_running_loop().time() + STRAGGLER_S)
 
-    async with asyncio.TaskGroup() as tasks:
-        for donor in donors[:MAX_DONORS]:
-            tasks.create_task(ask(donor), name=f"state.manifest.{donor[0]}")
+    try:
+        async with asyncio.timeout(None) as patience, asyncio.TaskGroup() as tasks:
+            for donor in donors[:MAX_DONORS]:
+                tasks.create_task(ask(donor), name=f"state.manifest.{donor[0]}")
+    except TimeoutError:
+        pass
     if not offers:
         raise CheckpointError(f"no donor has state for us: {'; '.join(refusals) or 'none asked'}")
     return tuple(offers.values())

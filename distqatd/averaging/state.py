@@ -6,7 +6,7 @@ The transfer itself is in `serving` (donor) and `transfer` (joiner), which know 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from distqatd.averaging.manifest import COMMITTED, StateBytes
+from distqatd.averaging.manifest import ALL, COMMITTED, StateBytes
 from distqatd.averaging.offers import Donor as Donor
 from distqatd.averaging.offers import Wanted
 from distqatd.averaging.serving import NUM_SLOTS, Run, StateServer
@@ -61,9 +61,26 @@ class Donors(StateServer):
         super().__init__(rpc, num_slots=num_slots)
         self._run = runner(executor)
 
-    def attach(self, uid: str, snapshot: Callable[[], Snapshot]) -> None:
-        """Serve the state of an expert; `snapshot` returns the last committed one, immutable."""
-        self.offer(uid, lambda parts: pack(snapshot(), parts), self._run)
+    def attach(
+        self,
+        uid: str,
+        snapshot: Callable[[], Snapshot],
+        keep_inner_state: Callable[[], None] | None = None,
+    ) -> None:
+        """Serve the state of an expert.
+
+        Args:
+            uid: the expert.
+            snapshot: returns its last committed state, immutable.
+            keep_inner_state: called when somebody asks for inner state.
+        """
+
+        def source(parts: str) -> StateBytes:
+            if parts == ALL and keep_inner_state is not None:
+                keep_inner_state()
+            return pack(snapshot(), parts)
+
+        self.offer(uid, source, self._run)
 
     def detach(self, uid: str) -> None:
         """Serve it no more; joiners that are fetching it go on with other donors."""

@@ -115,6 +115,7 @@ class Life:
         self._parts = parts
         self._claim = claim
         self._serial = serial
+        self._num_divergences = 0
         self._key = r.stage_key(context.run_id, context.stage_names.index(slot.stage))
 
     async def run(self, on_serving: Callable[[], None]) -> None:
@@ -170,7 +171,8 @@ class Life:
     def _serve(self) -> None:
         parts, uid = self._parts, self.slot.uid
         parts.host.attach(self.hosted)
-        parts.donors.attach(uid, self.hosted.expert.snapshot)
+        expert = self.hosted.expert
+        parts.donors.attach(uid, expert.snapshot, expert.keep_inner_state)
         parts.averager.attach(uid, self.slot.stage, self.rounds.roster, self.rounds.opened)
         self.publish()
         outer_step = self.hosted.expert.outer_step
@@ -184,7 +186,21 @@ class Life:
             stage = await self._context.directory.refresh_stage(self.slot.stage)
             self._check_uid(stage)
             self.rounds.look(stage)
+            self._tell_divergence()
             self.publish()
+
+    def _tell_divergence(self) -> None:
+        expert, told = self.hosted.expert, self._num_divergences
+        if expert.num_divergences > told:
+            self._num_divergences = expert.num_divergences
+            self._context.events.emit(
+                "expert.diverged",
+                degraded=True,
+                uid=expert.uid,
+                outer_step=expert.outer_step,
+                times=expert.num_divergences - told,
+                now="back at the anchor: what was trained since is dropped",
+            )
 
     def _check_uid(self, stage: StageView) -> None:
         """Raise if a lower peer id serves under our uid: two joiners' claims have crossed."""

@@ -1,14 +1,66 @@
-"""Where an expert's state comes from: replicas that serve, or the seed if nobody has any."""
+"""Where an expert's state comes from: replicas that serve, else a mirror, else the seed."""
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from distqatd.averaging.state import Donor, fetch_state
+from distqatd.averaging.manifest import ALL, COMMITTED
+from distqatd.averaging.offers import Donor, Wanted
+from distqatd.averaging.state import runner, unpack
+from distqatd.averaging.transfer import StateFetch
+from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError
+from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
+from distqatd.compute.payload import torch_sink
+from distqatd.config.run import run_digest
 from distqatd.roles.context import Context
 from distqatd.swarm.placement import Slot
+from distqatd.swarm.records import MirrorRecord, mirror_state
+from distqatd.swarm.view import ExpertInfo
+
+RETRY_S = 1.0
+
+PATIENCE_S = 15.0
+"""A donor that was lost may have lost no more than its link: so long it may take to come back,
+before its state is given up and the stage starts from older state or from the seed."""
+
+REPLICAS = "replicas"
+MIRROR = "mirror"
+
+Mirrors = Sequence[tuple[PeerId, MirrorRecord]]
+
+
+@dataclass(frozen=True, slots=True)
+class StateSource:
+    """Who is asked for a state; `kind` is REPLICAS or MIRROR."""
+
+    kind: str
+    donors: tuple[Donor, ...]
+
+
+def pick_replicas(outer_step: int, others: Sequence[ExpertInfo]) -> Decision[StateSource | None]:
+    """Decide which serving replicas an expert at `outer_step` takes its state from, if any."""
+    newest = max((e.record.outer_step for e in others), default=-1)
+    if newest <= outer_step:
+        text = f"{len(others)} replicas serve, none past outer step {outer_step}"
+        return Decision(None, text)
+    donors = tuple((e.uid, e.peer_id) for e in others if e.record.outer_step == newest)
+    return Decision(StateSource(REPLICAS, donors), f"{len(donors)} replicas are at {newest}")
+
+
+def pick_mirrors(
+    outer_step: int, stage: str, mirrors: Mirrors, config_digest: str
+) -> Decision[StateSource | None]:
+    """Decide which mirrors an expert takes its state from when no replica serves its stage."""
+    fitting = [(peer, record) for peer, record in mirrors if record.config_digest == config_digest]
+    newest = max((record.outer_step for _, record in fitting), default=-1)
+    if newest <= outer_step:
+        return Decision(None, f"no mirror is past outer step {outer_step}")
+    name = mirror_state(stage)
+    donors = tuple((name, peer) for peer, record in fitting if record.outer_step == newest)
+    return Decision(StateSource(MIRROR, donors), f"{len(donors)} mirrors are at {newest}")
 
 
 class StateLoader:
@@ -17,24 +69,25 @@ class StateLoader:
     def __init__(self, context: Context, executor: Executor) -> None:
         self._context = context
         self._executor = executor
+        self._config_digest = run_digest(context.config)
 
     async def load(self, expert: Expert, slot: Slot) -> None:
-        """Load the newest committed anchor of the stage, unless the expert has it."""
-        context = self._context
+        """Load the newest committed state of the stage, unless the expert has it.
+
+        A transfer that fails is tried again, with those who serve then, and goes on with what is
+        here already if they hold the same state.
+        """
+        fetches = self._fetches(expert)
+        hope_until = 0.0
         while True:
-            stage = await context.directory.refresh_stage(slot.stage)
-            others = [e for e in stage.serving if e.peer_id != context.peer_id]
-            newest = max((e.record.outer_step for e in others), default=0)
-            donors = [(e.uid, e.peer_id) for e in others if e.record.outer_step == newest]
-            if newest <= expert.outer_step:
-                return None
-            try:
-                return await self._fetch(expert, donors)
-            except DistqatError as error:
-                context.events.emit(
-                    "expert.state_missing", degraded=True, uid=slot.uid, error=str(error)
-                )
-            await asyncio.sleep(1.0)
+            source = await self._find(expert, slot)
+            if source.value is not None:
+                if await self._try(expert, source.value, fetches):
+                    return None
+                hope_until = asyncio.get_running_loop().time() + PATIENCE_S
+            elif asyncio.get_running_loop().time() >= hope_until:
+                return self._tell_seeded(expert, source.reason, is_loss=hope_until > 0)
+            await asyncio.sleep(RETRY_S)
 
     async def resync(self, expert: Expert, holders: Sequence[Donor]) -> None:
         """Give up our anchor for the one that most replicas hold at this outer step.
@@ -42,22 +95,71 @@ class StateLoader:
         Raises:
             CheckpointError: no holder gave it.
         """
-        context = self._context
-        snapshot = await fetch_state(context.rpc, holders, context.events, self._executor)
+        fetch = self._fetches(expert)[COMMITTED]
+        snapshot = unpack(await fetch.fetch(holders))
         await self._executor.run(lambda: expert.load(snapshot))
-        context.events.emit(
+        self._context.events.emit(
             "anchor.resynced", degraded=True, uid=expert.uid, outer_step=expert.outer_step
         )
 
-    async def _fetch(self, expert: Expert, donors: Sequence[Donor]) -> None:
+    async def _find(self, expert: Expert, slot: Slot) -> Decision[StateSource | None]:
         context = self._context
+        stage = await context.directory.refresh_stage(slot.stage)
+        others = [e for e in stage.serving if e.peer_id != context.peer_id]
+        if others:
+            return pick_replicas(expert.outer_step, others)
+        mirrors = await context.directory.mirrors()
+        return pick_mirrors(expert.outer_step, slot.stage, mirrors, self._config_digest)
+
+    def _fetches(self, expert: Expert) -> dict[str, StateFetch]:
+        """Return a fetch for either kind of state; both refuse what cannot be this expert's."""
+        num = expert.layout.num_elements
+        # Anchor and momentum; with Adam's two slots and a count for each tensor. All float32.
+        sizes = {COMMITTED: 8 * num, ALL: 24 * num}
+        return {
+            parts: StateFetch(
+                self._context.rpc,
+                self._context.events,
+                Wanted(parts, max_bytes, expert.layout_digest),
+                allocate=torch_sink,
+                run=runner(self._executor),
+            )
+            for parts, max_bytes in sizes.items()
+        }
+
+    async def _try(
+        self, expert: Expert, source: StateSource, fetches: dict[str, StateFetch]
+    ) -> bool:
+        try:
+            await self._take(expert, source, fetches)
+        except DistqatError as error:
+            self._context.events.emit(
+                "expert.state_missing", degraded=True, uid=expert.uid, error=str(error)
+            )
+            return False
+        return True
+
+    async def _take(
+        self, expert: Expert, source: StateSource, fetches: dict[str, StateFetch]
+    ) -> None:
         began = asyncio.get_running_loop().time()
-        snapshot = await fetch_state(context.rpc, donors, context.events, self._executor)
+        fetch = fetches[COMMITTED] if source.kind == REPLICAS else fetches[ALL]
+        snapshot = unpack(await fetch.fetch(source.donors))
         await self._executor.run(lambda: expert.load(snapshot))
-        context.events.emit(
+        self._context.events.emit(
             "expert.state_loaded",
             uid=expert.uid,
             outer_step=expert.outer_step,
-            donors=len(donors),
+            source=source.kind,
+            donors=len(source.donors),
+            inner=snapshot.has_inner,
             seconds=round(asyncio.get_running_loop().time() - began, 3),
         )
+
+    def _tell_seeded(self, expert: Expert, reason: str, *, is_loss: bool) -> None:
+        if is_loss:
+            self._context.events.emit(
+                "expert.state_lost", degraded=True, uid=expert.uid, at=expert.outer_step
+            )
+        if not expert.outer_step and not expert.inner_step:
+            self._context.events.emit("expert.state_seeded", uid=expert.uid, reason=reason)

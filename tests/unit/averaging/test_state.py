@@ -209,6 +209,17 @@ def test_an_anchor_that_is_not_what_the_manifest_says_is_refused() -> None:
     on_virtual_time(scenario())
 
 
+def test_a_donor_that_does_not_answer_holds_up_a_joiner_for_seconds_only() -> None:
+    async def scenario() -> None:
+        stage = Stage([snapshot()] * 3)
+        stage.network.delay("state.manifest", 1000.0, to="peer1")
+        began = asyncio.get_running_loop().time()
+        assert_same(await stage.fetch(), snapshot())
+        assert asyncio.get_running_loop().time() - began < 6.0
+
+    on_virtual_time(scenario())
+
+
 def test_nobody_to_ask_and_nobody_who_has_it_are_clear_errors() -> None:
     async def scenario() -> None:
         with pytest.raises(CheckpointError, match="none asked"):
