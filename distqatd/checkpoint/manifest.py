@@ -49,6 +49,14 @@ class StageEntry:
         """Return the name of the file with the stage's tensors."""
         return f"{self.name}.safetensors"
 
+    def check(self) -> None:
+        """Check that the book of batches is one.
+
+        Raises:
+            CheckpointError: it is not.
+        """
+        len(self.batches)
+
     @property
     def batches(self) -> IntervalSet:
         """Return the batches that are in the stage's anchor.

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from distqatd.base.errors import CheckpointError
+from distqatd.base.errors import CheckpointError, ConfigError
 from distqatd.checkpoint.manifest import (
     MANIFEST_FILE,
     RUN_FILE,
@@ -29,6 +29,7 @@ SPARE_BYTES = 1 << 20
 """Space left besides what a checkpoint needs: for headers, the manifest and its folder."""
 
 _LOCK = "lock"
+_MAX_OWNER_BYTES = 1024
 _NEW, _OLD = ".new-", ".old-"
 
 T = TypeVar("T")
@@ -37,28 +38,42 @@ T = TypeVar("T")
 class Store:
     """A folder of checkpoints, locked for one daemon."""
 
-    def __init__(self, root: Path, keep: int) -> None:
+    def __init__(self, root: Path, keep: int, lock: int) -> None:
+        """Take over a locked folder; use `open`."""
+        self.root = root
+        self._keep = keep
+        self._lock = lock
+
+    @classmethod
+    def open(cls, root: Path, keep: int, owner: str) -> "Store | None":
         """Make the folder, lock it, and remove what killed writers left behind.
 
         Args:
             root: the folder; must be on a disk that supports locks and rename.
             keep: checkpoints to keep, at least 1.
+            owner: names the run, so that its daemons can tell each other from strangers.
+
+        Returns:
+            The store, or None while another daemon of the same owner has it: who gets nothing may
+            try again, and takes over when the other one is gone.
 
         Raises:
-            CheckpointError: another daemon has it, or it cannot be written.
+            ConfigError: a daemon of another owner has the folder.
+            CheckpointError: it cannot be written.
         """
-        self.root = root
-        self._keep = keep
-        self._lock = _or_explain(lambda: self._open_lock(root), f"{root} cannot be used")
+        what = f"{root} cannot be used"
+        lock = _or_explain(lambda: _open_lock(root), what)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise CheckpointError(
-                f"another daemon keeps checkpoints in {root}; give this one a folder of its own: "
-                "--param-mirror-checkpoint-dir DIR"
-            ) from None
-        _or_explain(self._sweep, f"{root} cannot be used")
+            if _or_explain(lambda: _lock_for(lock, owner), what):
+                store = cls(root, keep, lock)
+                _or_explain(store._sweep, what)
+                return store
+            _check_owner(lock, owner, root)
+        except BaseException:
+            os.close(lock)
+            raise
+        os.close(lock)
+        return None
 
     def close(self) -> None:
         """Let another daemon have the folder; idempotent."""
@@ -118,13 +133,6 @@ class Store:
         for path in self.root.iterdir():
             if path.name.startswith((_NEW, _OLD)):
                 shutil.rmtree(path, ignore_errors=True)
-
-    @staticmethod
-    def _open_lock(root: Path) -> int:
-        if not root.exists():
-            root.mkdir(parents=True)
-            _sync_folder(root.parent)
-        return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 class Draft:
@@ -229,6 +237,37 @@ def _or_explain(work: Callable[[], T], what: str) -> T:
         return work()
     except OSError as error:
         raise CheckpointError(f"{what}: {error.strerror or error}") from error
+
+
+def _open_lock(root: Path) -> int:
+    if not root.exists():
+        root.mkdir(parents=True)
+        _sync_folder(root.parent)
+    return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+
+
+def _lock_for(lock: int, owner: str) -> bool:
+    """Take the lock and write into it whose it is; False if somebody else has it.
+
+    The kernel frees it when the daemon dies, however it dies.
+    """
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, owner.encode(), 0)
+    return True
+
+
+def _check_owner(lock: int, owner: str, root: Path) -> None:
+    """Raise ConfigError unless the daemon that has the lock is of this owner."""
+    holder = os.pread(lock, _MAX_OWNER_BYTES, 0).decode(errors="replace")
+    if holder != owner:
+        raise ConfigError(
+            f"a daemon of another run ({holder}) keeps its checkpoints in {root}\n"
+            "fix: give this one a folder of its own: --param-mirror-checkpoint-dir DIR"
+        )
 
 
 def _free_bytes(folder: Path) -> int:

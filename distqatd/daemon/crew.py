@@ -9,11 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distqatd.averaging.serving import StateServer
 from distqatd.base.events import EventLog
 from distqatd.daemon.options import Options
 from distqatd.daemon.seams import Seams
 from distqatd.roles.client import ClientRole
 from distqatd.roles.context import Context
+from distqatd.roles.mirror import MirrorRole
 from distqatd.roles.monitor import MetricsSink, MonitorRole, NoSink
 from distqatd.roles.wandb_sink import WandbSink
 
@@ -33,6 +35,7 @@ class Crew:
         monitor: the monitor role, once it was started.
         experts: the expert roles, in the order of their serial numbers.
         trainer: the trainer role; a client starts one when no peer has it.
+        mirror: the param mirror, once it was opened; beside a monitor or client that enables it.
     """
 
     def __init__(self, options: Options, seams: Seams, events: EventLog) -> None:
@@ -43,12 +46,31 @@ class Crew:
         self.monitor: MonitorRole | None = None
         self.experts: list[ExpertRole] = []
         self.trainer: TrainerRole | None = None
+        self.mirror: MirrorRole | None = None
         self._device: Device | None = None
         self._sink: WandbSink | None = None
         self._averager: Averager | None = None
 
+    async def open_mirror(self, context: Context) -> None:
+        """Open the param mirror, if this daemon has one, before others learn of the run from us.
+
+        Raises:
+            ConfigError: the folder holds checkpoints that this daemon was not told to resume.
+            CheckpointError: the folder cannot be used.
+        """
+        config = context.config.param_mirror
+        is_wanted = config.enable or config.resume
+        if not is_wanted or not {"monitor", "client"} & set(self._options.roles):
+            return
+        root = config.checkpoint_dir or logs_dir(self._options, context.run_id) / "checkpoints"
+        server = StateServer(context.rpc)
+        self.mirror = MirrorRole(context, root, server, self._seams.in_thread)
+        await self.mirror.open()
+
     async def start(self, context: Context) -> None:
         """Start every role that this daemon was given."""
+        if self.mirror is not None:
+            context.tasks.keep(self.mirror.run, name="mirror")
         starters = {
             "monitor": self._start_monitor,
             "client": self._start_client,
@@ -67,7 +89,9 @@ class Crew:
         return self._averager.rounds if self._averager is not None else ()
 
     def close(self) -> None:
-        """Let go of the device and of W&B."""
+        """Let go of the device, of W&B and of the folder of checkpoints."""
+        if self.mirror is not None:
+            self.mirror.close()
         if self._sink is not None:
             self._sink.close()
         if self._device is not None:
@@ -95,6 +119,8 @@ class Crew:
         device = self._open_device(context)
         parts = compute_roles.build_parts(context, self._seams, device)
         self._averager = parts.averager
+        if self.mirror is not None:
+            self.mirror.shelf.serve_through(parts.donors)
         context.tasks.keep(parts.averager.run, name="averager")
         for expert in compute_roles.build_experts(context, parts):
             self.experts.append(expert)

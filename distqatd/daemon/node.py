@@ -174,7 +174,8 @@ class Node:
             return
         joined = await join(self.pool, initial, self.config.network.join_timeout)
         await self.dht.bootstrap(initial)
-        offer = await fetch_run(self.pool, joined.peers)
+        timeout_s = self.config.network.join_timeout
+        offer = await fetch_run(self.pool, joined.peers, timeout_s=timeout_s)
         self.config = adopt_run(self.config, self.options.origins, offer.config)
         self._adopt_operator(offer.operator)
         self.events.emit("swarm.joined", peers=len(joined.peers), run=self.run_id)
@@ -199,10 +200,12 @@ class Node:
             tasks=roles,
             addresses=self.addresses,
         )
-        self.pool.serve(RUN_CONFIG, self._serve_run)
         peer = r.PeerRecord(self.addresses(), self.options.roles, __version__, self.boot_epoch)
         self.dht.announce(r.PEERS_KEY, "", peer.pack(), ttl_s=TTL_S)
         await directory.refresh()
+        # Who joins through us after this finds the checkpoint that the run resumes from.
+        await self.crew.open_mirror(context)
+        self.pool.serve(RUN_CONFIG, self._serve_run)
         await self.crew.start(context)
         roles.keep(lambda: directory.run(self._look_every_s), name="directory")
 

@@ -20,6 +20,12 @@ CONFIG_DIGEST = hashlib.sha256(RUN_CONFIG).hexdigest()
 STAGES = ("front", "back")
 
 
+def open_store(root: Path, keep: int = 3) -> Store:
+    store = Store.open(root, keep, "run digest")
+    assert store is not None
+    return store
+
+
 def spec(name: str, num: int) -> TensorSpec:
     return TensorSpec(name, "float32", (num,), 4 * num)
 
@@ -58,7 +64,7 @@ def holds_what_was_written(checkpoint: Checkpoint) -> bool:
 
 
 def _write_for_ever(root: Path, first: int, acks: int) -> None:
-    store = Store(root, keep=2)
+    store = open_store(root, keep=2)
     step = first
     while True:
         publish(store, step, num_values=20_000)
@@ -84,7 +90,7 @@ def _one_life(root: Path, first: int, delay_s: float) -> int:
 
 def _seconds_to_publish(root: Path) -> float:
     """Publish the first checkpoint and return how long it took: machines differ a lot."""
-    store = Store(root, keep=2)
+    store = open_store(root, keep=2)
     began = time.perf_counter()
     publish(store, 1, num_values=20_000)
     store.close()
@@ -107,7 +113,7 @@ def kill_writers(root: Path, num_kills: int, seed: int) -> dict[str, int]:
         counts["lost"] += found < acked
         newest = max(found, newest)
     counts["published"] = newest
-    Store(root, keep=2).close()
+    open_store(root, keep=2).close()
     counts["debris"] = sum(path.name.startswith(".") for path in root.iterdir())
     return counts
 

@@ -4,16 +4,16 @@ import subprocess
 
 import pytest
 
-from distqatd.base.errors import CheckpointError
+from distqatd.base.errors import CheckpointError, ConfigError
 from distqatd.checkpoint import store as store_module
 from distqatd.checkpoint.reading import look, newest_good, published_steps, verify
 from distqatd.checkpoint.store import Store, read_run_config
-from tests.support.checkpoints import RUN_CONFIG, fill, holds_what_was_written, publish
+from tests.support.checkpoints import RUN_CONFIG, fill, holds_what_was_written, open_store, publish
 
 
 @pytest.fixture
 def store(tmp_path):
-    store = Store(tmp_path / "kept", keep=3)
+    store = open_store(tmp_path / "kept", keep=3)
     yield store
     store.close()
 
@@ -63,21 +63,25 @@ def test_drafts_of_dead_writers_are_removed(store, tmp_path):
     fill(store.begin(1, 100))
     store.close()
     assert hidden(store.root) == [".new-step-000000000001"]
-    Store(store.root, keep=3).close()
+    open_store(store.root, keep=3).close()
     assert hidden(store.root) == []
 
 
-def test_two_daemons_never_keep_checkpoints_in_one_folder(store):
-    with pytest.raises(CheckpointError, match="another daemon keeps checkpoints in"):
-        Store(store.root, keep=3)
+def test_of_two_daemons_of_one_run_one_keeps_checkpoints_and_the_other_stands_by(store):
+    assert Store.open(store.root, 3, "run digest") is None
     store.close()
-    Store(store.root, keep=3).close()
+    open_store(store.root).close()
+
+
+def test_daemons_of_two_runs_never_share_a_folder(store):
+    with pytest.raises(ConfigError, match=r"another run \(run digest\) keeps its checkpoints in"):
+        Store.open(store.root, 3, "other digest")
 
 
 def test_a_folder_that_cannot_be_made_is_an_error_with_its_name(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match="file/kept cannot be used"):
-        Store(tmp_path / "file" / "kept", keep=1)
+        open_store(tmp_path / "file" / "kept", keep=1)
 
 
 def flip_a_bit(path):
@@ -106,7 +110,7 @@ def test_a_damaged_checkpoint_is_passed_over_and_named(store, damage, name):
 
 
 def test_a_run_that_falls_back_overwrites_what_was_corrupt_and_keeps_the_good_one(tmp_path):
-    store = Store(tmp_path, keep=1)
+    store = open_store(tmp_path, keep=1)
     for step in (1, 3):
         damaged = publish(store, step).folder
     flip_a_bit(damaged / "back.safetensors")
@@ -162,7 +166,7 @@ def test_a_full_disk_leaves_the_older_ones_and_no_debris(tmp_path, monkeypatch):
     if mounted.returncode:
         pytest.skip("mounting a tmpfs is not allowed here")
     try:
-        store = Store(tmp_path / "kept", keep=3)
+        store = open_store(tmp_path / "kept", keep=3)
         publish(store, 1, num_values=40_000)
         with pytest.raises(CheckpointError, match="does not fit"):
             publish(store, 2, num_values=100_000)

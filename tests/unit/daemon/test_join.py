@@ -1,6 +1,15 @@
+import asyncio
+
 import pytest
 
-from distqatd.base.errors import ConfigError, DialError, DistqatError, JoinFailed, Refused
+from distqatd.base.errors import (
+    ConfigError,
+    DialError,
+    DistqatError,
+    JoinFailed,
+    NotServed,
+    Refused,
+)
 from distqatd.config.run import dump_run
 from distqatd.config.sections import Config, DilocoConfig
 from distqatd.daemon.join import RUN_CONFIG, RunOffer, adopt_run, fetch_run, join
@@ -70,6 +79,18 @@ async def test_run_and_operator_come_from_the_first_peer_that_gives_them(operato
     net.peer("a")
     offering(net, "b", RunOffer(b"{}", operator).body())
     assert await fetch_run(net.peer("me"), ["gone", "a", "b"]) == RunOffer(b"{}", operator)
+
+
+@on_virtual_time
+async def test_a_peer_that_reads_a_checkpoint_first_is_asked_again():
+    net = MemoryNetwork()
+    net.peer("b")
+    offer = RunOffer(b"{}", None)
+    asyncio.get_running_loop().call_later(2.5, offering, net, "b", offer.body())
+    assert await fetch_run(net.peer("me"), ["b"], timeout_s=10.0) == offer
+    net.peer("c")
+    with pytest.raises(NotServed):
+        await fetch_run(net.peer("me"), ["c"], timeout_s=10.0)
 
 
 @pytest.mark.parametrize(
