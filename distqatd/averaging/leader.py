@@ -17,7 +17,7 @@ from distqatd.averaging.messages import (
 from distqatd.averaging.round import LeaderRound, Phase, Waiting
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import wait_until
-from distqatd.base.errors import DistqatError, RoundAborted
+from distqatd.base.errors import DialError, DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.net.rpc import Caller
 from distqatd.wire.fields import need
@@ -142,7 +142,7 @@ class Leader:
             state = need(answer.body, "state", str)
             step = need(answer.body, "step", int)
         except DistqatError as error:
-            self.round.excuse(uid, str(error))
+            self.round.excuse(uid, str(error), gone=isinstance(error, DialError))
         else:
             self._heard(uid, state, step)
         self._changed.set()

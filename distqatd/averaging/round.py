@@ -82,6 +82,7 @@ class LeaderRound:
         self._ready: dict[ExpertUid, tuple[Ready, PeerId]] = {}
         self._excused: dict[ExpertUid, str] = {}
         self._behind: set[ExpertUid] = set()
+        self._gone: set[ExpertUid] = set()
         self._votes: dict[ExpertUid, str] = {}
 
     @property
@@ -154,12 +155,21 @@ class LeaderRound:
         self._roster[entry.uid] = peer_id
         self._excused.pop(entry.uid, None)
         self._behind.discard(entry.uid)
+        self._gone.discard(entry.uid)
 
-    def excuse(self, uid: ExpertUid, reason: str, *, behind: bool = False) -> None:
-        """Do not wait for a member; it may still come. One that is `behind` has no say either."""
+    def excuse(
+        self, uid: ExpertUid, reason: str, *, behind: bool = False, gone: bool = False
+    ) -> None:
+        """Do not wait for a member; it may still come.
+
+        One that is `behind` has no say either. A round that only those could complete who are
+        `gone` is given up at once: a moment of training is worth more than waiting for the dead.
+        """
         if uid in self._ready or uid not in self._roster:
             return
         self._excused[uid] = reason
+        if gone:
+            self._gone.add(uid)
         if behind:
             self._behind.add(uid)
 
@@ -187,7 +197,7 @@ class LeaderRound:
         for uid in [u for u, p in self._roster.items() if p == peer_id]:
             if self.phase is Phase.GATHERING:
                 self._ready.pop(uid, None)
-                self.excuse(uid, reason)
+                self.excuse(uid, reason, gone=True)
             elif self.plan is not None and uid in self.plan.uids and uid not in self._votes:
                 self.fail(uid, reason)
 
@@ -218,7 +228,8 @@ class LeaderRound:
         electorate = self._roster.keys() - self._behind
         first = leader_order(self.stage, self.outer_step, electorate)[0]
         quorum = quorum_holds(self._ready, electorate, first, self._terms.quorum)
-        if not quorum.value and is_late:
+        is_hopeless = self.strangers().keys() <= self._gone | self._behind
+        if not quorum.value and (is_late or is_hopeless):
             self._abort(f"no quorum: {quorum.reason}; missing {self._absences()}")
         elif quorum.value and not any(ready.samples for ready, _ in self._ready.values()):
             self._abort("nothing to average: no member has trained since the anchor")

@@ -73,6 +73,16 @@ def test_who_cannot_be_reached_is_not_waited_for_but_counts_for_the_quorum() -> 
     assert f"{UIDS[1]} (unreachable)" in round_.verdict.reason
 
 
+def test_a_round_that_only_the_dead_could_complete_is_given_up_at_once() -> None:
+    round_ = opened(3)
+    round_.lost(peer(1), "reset")
+    round_.advance(101.0)
+    assert round_.phase is Phase.GATHERING
+    round_.excuse(UIDS[2], "connection refused", gone=True)
+    round_.advance(101.5)
+    assert "no quorum: 1 of 3" in round_.verdict.reason
+
+
 def test_who_is_behind_has_no_say() -> None:
     round_ = opened(3)
     round_.excuse(UIDS[1], "behind", behind=True)
