@@ -12,6 +12,7 @@
     │   ├── Refused              the peer answered HELLO with a refusal: other swarm, run, version
     │   ├── PeerTimeout          the deadline passed
     │   ├── ConnectionClosed     the link broke
+    │   ├── HopLost              an expert of a route is gone, or does not answer
     │   ├── NotServed            the peer has no handler for the method
     │   ├── Overloaded           the peer or we are over a budget; come back later
     │   ├── PortInUse            the listening port is taken (exit 69)
@@ -28,7 +29,7 @@
     │   ├── StaleTerm            the caller's term of the client's duty is over
     │   └── RoundAborted         an outer step did not commit
     ├── CheckpointError          state on disk or from a donor is not acceptable
-    └── ControlError             somebody asked for what cannot or must not be done
+    └── ControlError             somebody asked for what cannot or must not be done (exit 3)
         ├── NotFound             no such peer, expert or operation (exit 5)
         ├── NotAllowed           this daemon's owner or the rules forbid it (exit 6)
         │   ├── UnknownOperator  ... the directive's key is no operator's here
@@ -135,6 +136,20 @@ class ConnectionClosed(NetworkError):
     """The link broke or was closed."""
 
     wire_code = "closed"
+
+
+class HopLost(NetworkError):
+    """An expert of a route cannot be reached by its neighbour, or does not answer any more.
+
+    Attributes:
+        uid: the expert; empty if it is not known which of the route it is.
+    """
+
+    wire_code = "hop-lost"
+
+    def __init__(self, text: str, uid: str = "") -> None:
+        super().__init__(text)
+        self.uid = uid
 
 
 class Overloaded(NetworkError):
@@ -244,6 +259,7 @@ class ControlError(DistqatError):
     """Somebody asked this daemon for something that cannot or must not be done."""
 
     wire_code = "control"
+    exit_code = 3
 
 
 class NotFound(ControlError):

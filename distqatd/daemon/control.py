@@ -1,0 +1,236 @@
+"""Carries out orders on the experts of this daemon.
+
+What must be refused is refused at once, before anything has changed; the rest is a job.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from distqatd.base.errors import (
+    ControlError,
+    DeadlinePassed,
+    DistqatError,
+    NotFound,
+    OutOfScope,
+    Unsafe,
+)
+from distqatd.base.ids import ExpertUid, PeerId, nickname
+from distqatd.daemon.jobs import Job, Jobs, Plan
+from distqatd.daemon.orders import REASSIGN, RESUME, Order
+from distqatd.roles.context import Context
+from distqatd.swarm.placement import Slot
+from distqatd.swarm.safety import may_leave
+from distqatd.swarm.view import SwarmView
+
+BY_OWNER = "the owner of this machine asked for it"
+
+
+class Outcome(Protocol):
+    """How an expert's drain, resume or move ended."""
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether it did what it was told."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Return why it is so, with the values that mattered."""
+        ...
+
+    @property
+    def num_dropped(self) -> int:
+        """Return the samples that the deadline cost."""
+        ...
+
+    @property
+    def num_cut(self) -> int:
+        """Return the sessions of trainers that the deadline cut."""
+        ...
+
+
+class Movable(Protocol):
+    """What control needs of an expert's role."""
+
+    @property
+    def slot(self) -> Slot | None:
+        """Return its place in the swarm, if it has one."""
+        ...
+
+    @property
+    def state(self) -> str:
+        """Return what it does now: joining, serving, draining or drained."""
+        ...
+
+    async def drain(self, *, deadline_s: float, reason: str) -> Outcome:
+        """Leave the stage without losing work."""
+        ...
+
+    async def resume(self) -> Outcome:
+        """Serve again, or stay if the expert is about to leave."""
+        ...
+
+    async def reassign(self, stage: str, *, deadline_s: float, reason: str) -> Outcome:
+        """Drain, then serve another stage."""
+        ...
+
+
+class Control:
+    """Orders to this daemon.
+
+    Args:
+        context: this daemon.
+        experts: asked for its expert roles, which start later than this.
+        jobs: where operations run.
+    """
+
+    def __init__(
+        self, context: Context, experts: Callable[[], Sequence[Movable]], jobs: Jobs
+    ) -> None:
+        self._context = context
+        self._experts = experts
+        self._jobs = jobs
+
+    def start(self, order: Order, *, asked_by: PeerId, reason: str = BY_OWNER) -> Job:
+        """Begin to carry out an order; the job goes on whoever stops watching it.
+
+        Raises:
+            NotFound: no expert here, or no stage of that name.
+            OutOfScope: an expert that the order names is not one of this daemon.
+            Unsafe: a stage would lose its last replica, and the order is not forced.
+            ControlError: several experts are here, and only one can move; or too many jobs run.
+        """
+        experts = self._chosen(order)
+        self._check(order, experts)
+        me = self._context.peer_id
+
+        async def work() -> str:
+            return await self._carry_out(order, experts, reason)
+
+        plan = Plan(order.kind, f"{order} on {nickname(me)}", me, asked_by, order.deadline_s)
+        job = self._jobs.start(plan, work, lambda: _standing(experts))
+        self._context.events.emit(
+            f"control.{order.kind}", order=str(order), reason=reason, asked_by=asked_by
+        )
+        return job
+
+    async def leave(self, *, deadline_s: float, reason: str) -> None:
+        """Drain every expert that serves, because the daemon is about to stop."""
+        serving = [expert for expert in self._experts() if expert.slot is not None]
+        async with asyncio.TaskGroup() as tasks:
+            for expert in serving:
+                tasks.create_task(_leave(expert, deadline_s, reason))
+
+    # --- what must be refused
+
+    def _chosen(self, order: Order) -> list[Movable]:
+        """Return the experts that an order is about."""
+        experts = list(self._experts())
+        if not experts:
+            raise NotFound(f"{nickname(self._context.peer_id)} hosts no expert to {order.kind}")
+        held = {_uid(expert): expert for expert in experts}
+        missing = [uid for uid in order.scope if uid not in held]
+        if missing:
+            here = ", ".join(sorted(uid for uid in held if uid)) or "none"
+            raise OutOfScope(f"{', '.join(missing)} is not hosted here; here is {here}")
+        return [held[uid] for uid in order.scope] if order.scope else experts
+
+    def _check(self, order: Order, experts: Sequence[Movable]) -> None:
+        if order.kind == RESUME:
+            return  # takes another order back
+        view = self._context.directory.view
+        if order.kind == REASSIGN:
+            self._check_stage(order, experts, view)
+        staying = order.kind == REASSIGN and all(_stage(e) == order.stage for e in experts)
+        if not order.is_forced and not staying:
+            self._check_safe(experts, view)
+
+    def _check_stage(self, order: Order, experts: Sequence[Movable], view: SwarmView) -> None:
+        if order.stage not in view.stage_names:
+            names = ", ".join(view.stage_names)
+            raise NotFound(f"there is no stage {order.stage!r} in this run; it has {names}")
+        if len(experts) > 1:
+            uids = ", ".join(sorted(_uid(expert) for expert in experts))
+            raise ControlError(f"several experts are here, move one of them: {uids}")
+
+    def _check_safe(self, experts: Sequence[Movable], view: SwarmView) -> None:
+        """Refuse if the experts together are all that a stage has."""
+        lone = []
+        for expert in experts:
+            uid = ExpertUid(_uid(expert))
+            verdict = may_leave(view, uid)
+            if not verdict.value:
+                lone.append(verdict.reason)
+            view = _without(view, uid)
+        if lone:
+            raise Unsafe(
+                f"{'; '.join(lone)}: training would stop\n"
+                "fix: wait until another machine serves the stage (distqatctl status), or --force"
+            )
+
+    # --- what is done
+
+    async def _carry_out(self, order: Order, experts: Sequence[Movable], reason: str) -> str:
+        outcomes: dict[str, Outcome] = {}
+
+        async def one(expert: Movable) -> None:
+            uid = _uid(expert) or "the expert"
+            outcomes[uid] = await _act(order, expert, reason)
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for expert in experts:
+                    tasks.create_task(one(expert))
+        except* DistqatError as group:
+            raise group.exceptions[0] from None
+        return _summary(outcomes)
+
+
+async def _leave(expert: Movable, deadline_s: float, reason: str) -> None:
+    await expert.drain(deadline_s=deadline_s, reason=reason)
+
+
+async def _act(order: Order, expert: Movable, reason: str) -> Outcome:
+    if order.kind == RESUME:
+        return await expert.resume()
+    if order.kind == REASSIGN:
+        return await expert.reassign(order.stage, deadline_s=order.deadline_s, reason=reason)
+    return await expert.drain(deadline_s=order.deadline_s, reason=reason)
+
+
+def _summary(outcomes: Mapping[str, Outcome]) -> str:
+    """Return how it went for all.
+
+    Raises:
+        ControlError: one did not do it.
+        DeadlinePassed: all did, but the deadline cut one of them off.
+    """
+    text = "; ".join(f"{uid}: {outcome.reason}" for uid, outcome in sorted(outcomes.items()))
+    if not all(outcome.is_done for outcome in outcomes.values()):
+        raise ControlError(text)
+    if any(outcome.num_cut or outcome.num_dropped for outcome in outcomes.values()):
+        raise DeadlinePassed(text)
+    return text
+
+
+def _standing(experts: Sequence[Movable]) -> str:
+    return "; ".join(f"{_uid(expert) or 'the expert'} {expert.state}" for expert in experts)
+
+
+def _without(view: SwarmView, uid: ExpertUid) -> SwarmView:
+    """Return the view as it is when this expert has left."""
+    stages = (
+        replace(stage, experts=tuple(e for e in stage.experts if e.uid != uid))
+        for stage in view.stages
+    )
+    return replace(view, stages=tuple(stages))
+
+
+def _uid(expert: Movable) -> str:
+    return expert.slot.uid if expert.slot is not None else ""
+
+
+def _stage(expert: Movable) -> str:
+    return expert.slot.stage if expert.slot is not None else ""
