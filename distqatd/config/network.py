@@ -34,3 +34,6 @@ class NetworkConfig(Section):
     bytes_in_flight: int = Field(
         1 << 30, ge=1 << 20, description="bytes of incoming tensors held at most, all peers"
     )
+    upload_slots: int = Field(
+        4, ge=1, le=256, description="joiners and mirrors that get state from here at once"
+    )

@@ -63,7 +63,7 @@ class Crew:
         if not is_wanted or not {"monitor", "client"} & set(self._options.roles):
             return
         root = config.checkpoint_dir or logs_dir(self._options, context.run_id) / "checkpoints"
-        server = StateServer(context.rpc)
+        server = StateServer(context.rpc, num_slots=context.config.network.upload_slots)
         self.mirror = MirrorRole(context, root, server, self._seams.in_thread)
         await self.mirror.open()
 
