@@ -92,6 +92,21 @@ def plan_routes(
     return Decision(routes, "; ".join([*gaps, *_leaving(view)]) or f"{len(routes)} complete")
 
 
+def remember(current: Mapping[int, Route], planned: Mapping[int, Route]) -> dict[int, Route]:
+    """Return the routes to plan from next time: the planned ones, and what broken ones were.
+
+    A broken pipeline takes its experts up again when it can be completed, but not those that work
+    in another pipeline by now: such a route is forgotten.
+    """
+    used = {hop.uid for route in planned.values() for hop in route}
+    broken = {
+        number: route
+        for number, route in current.items()
+        if number not in planned and not any(hop.uid in used for hop in route)
+    }
+    return {**broken, **planned}
+
+
 def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
     """Take the hop's expert out of the pool if it is still the same life of the same peer."""
     expert = pool.get(hop.uid)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distqatd.base.errors import RemoteProtocolError
-from distqatd.swarm.routes import Hop, plan_routes, read_route, route_body
+from distqatd.swarm.routes import Hop, plan_routes, read_route, remember, route_body
 from tests.support.views import info, view_of
 
 STAGES = ("head", "tail")
@@ -70,6 +70,40 @@ def test_two_broken_pipelines_make_one_whole_one():
     }
     routes = plan_routes(swarm(("a", "head.0.0.0"), ("d", "tail.0.1.0")), current).value
     assert list(routes.values()) == [(hop("head.0.0.0", "a"), hop("tail.0.1.0", "d"))]
+
+
+def test_a_pipeline_made_of_two_broken_ones_keeps_its_experts_when_the_lost_come_back():
+    names = [("h0", "head.0.0.0"), ("h1", "head.0.1.0"), ("t0", "tail.0.0.0"), ("t1", "tail.0.1.0")]
+    before = plan_routes(swarm(*names), {}).value
+    left = [name for name in names if name[0] in ("h1", "t0")]
+    mixed = plan_routes(swarm(*left), before).value
+    [(number, route)] = mixed.items()
+    mind = remember(before, mixed)
+    assert mind == mixed
+    again = plan_routes(swarm(*names), mind).value
+    assert again[number] == route
+    assert len(again) == 2
+
+
+def test_a_broken_pipeline_is_remembered_until_its_experts_work_elsewhere():
+    route = (hop("head.0.0.0", "a"), hop("tail.0.0.0", "c"))
+    assert remember({0: route}, {}) == {0: route}
+    assert remember({0: route}, {1: (hop("head.0.0.0", "a"), hop("tail.0.1.0", "d"))}).keys() == {1}
+
+
+@given(st.lists(st.sets(st.integers(0, 7), max_size=6), max_size=6))
+def test_whoever_comes_and_goes_a_whole_pipeline_is_never_taken_apart(absences):
+    names = [(f"h{i}", f"head.0.{i}.0") for i in range(4)]
+    names += [(f"t{i}", f"tail.0.{i}.0") for i in range(4)]
+    mind, routes = {}, {}
+    for absent in absences:
+        view = swarm(*(name for i, name in enumerate(names) if i not in absent))
+        gone = {names[i][0] for i in absent}
+        whole = {n: r for n, r in routes.items() if not gone & {h.peer_id for h in r}}
+        routes = plan_routes(view, mind).value
+        mind = remember(mind, routes)
+        assert {n: routes[n] for n in whole} == whole
+        assert len(routes) == view.num_complete
 
 
 def draining(view_names, leaver):
