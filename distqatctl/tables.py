@@ -49,9 +49,15 @@ def show_status(out: Console, status: schema.Status) -> None:
         out.print(_stage_table(status.stages))
     for gap in status.gaps:
         out.print(_cell(f"▲ gap in {gap.stage}: {gap.reason}   next: {gap.suggestion}", _BAD))
+    if status.client is not None:
+        out.print(_duty_line(status.client))
     out.print(_own_line(status))
     for reason in status.degraded:
         out.print(_cell(f"▲ {reason}", _BAD))
+
+
+def _duty_line(duty: schema.Duty) -> Text:
+    return _cell(f"{duty.nickname} has the client's duty, term {duty.term}")
 
 
 def _headline(status: schema.Status) -> Text:
@@ -128,6 +134,8 @@ def show_pipelines(out: Console, pipelines: schema.Pipelines) -> None:
         speed = text.number(pipeline.samples_per_s)
         _row(table, pipeline.trainer, text.number(pipeline.inner_step), loss, speed, route)
     out.print(table if pipelines.pipelines else "no pipeline is in use")
+    if pipelines.client is not None:
+        out.print(_duty_line(pipelines.client))
     for gap in pipelines.gaps:
         out.print(_cell(f"▲ gap in {gap.stage}: {gap.reason}   next: {gap.suggestion}", _BAD))
 

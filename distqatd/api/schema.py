@@ -136,6 +136,17 @@ class HostedExpert(Part):
     memory_bytes: int
 
 
+class Duty(Part):
+    """Who holds the client's duty: that client lends batches and finds trainers for pipelines.
+
+    `term` grows whenever another client takes over, or the same one after a restart.
+    """
+
+    peer_id: str
+    nickname: str
+    term: int
+
+
 class Status(Reply):
     """`GET /v1/status`: this daemon, the swarm and the run. `degraded` says what is not well."""
 
@@ -148,6 +159,7 @@ class Status(Reply):
     gaps: tuple[Gap, ...]
     experts: tuple[HostedExpert, ...]
     degraded: tuple[str, ...]
+    client: Duty | None = None
 
 
 class Peer(Part):
@@ -198,6 +210,7 @@ class Pipelines(Reply):
     schema_id: Literal["distqat.pipelines/v1"] = Field("distqat.pipelines/v1", alias="schema")
     pipelines: tuple[Pipeline, ...]
     gaps: tuple[Gap, ...]
+    client: Duty | None = None
 
 
 class Round(Part):

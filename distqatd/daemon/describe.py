@@ -8,8 +8,22 @@ from distqatd.swarm.view import StageView, SwarmView
 
 
 def lease_of(view: SwarmView) -> LeaseRecord | None:
-    """Return the record of whoever holds the client's duty: the youngest daemon, if several."""
-    return max(view.leases.values(), key=lambda lease: lease.boot_epoch, default=None)
+    """Return the record of whoever holds the client's duty."""
+    holder = holder_of(view)
+    return view.leases[holder] if holder is not None else None
+
+
+def holder_of(view: SwarmView) -> PeerId | None:
+    """Return who holds the client's duty: the highest term, then the lowest id, if several."""
+    return min(view.leases, key=lambda peer: (-view.leases[peer].term, peer), default=None)
+
+
+def duty(view: SwarmView) -> s.Duty | None:
+    """Return who holds the client's duty, for people."""
+    holder = holder_of(view)
+    if holder is None:
+        return None
+    return s.Duty(peer_id=holder, nickname=nickname(holder), term=view.leases[holder].term)
 
 
 def evaluation(lease: LeaseRecord | None) -> s.Eval | None:

@@ -73,11 +73,12 @@ def test_an_evaluation_appears_once_there_is_one():
     assert describe.evaluation(lease(eval_loss=0.5)).accuracy is None
 
 
-def test_of_several_clients_the_one_that_started_last_is_believed():
-    view = type(FULL)(
-        FULL.stages, leases={"a": lease(committed=1), "b": lease(committed=2, boot_epoch=9)}
-    )
+def test_of_several_clients_the_one_with_the_highest_term_is_believed():
+    leases = {"a": lease(committed=1), "b": lease(committed=2, term=9), "c": lease(term=9)}
+    view = type(FULL)(FULL.stages, leases=leases)
     assert describe.batches(describe.lease_of(view)).committed == 2
+    assert (describe.duty(view).peer_id, describe.duty(view).term) == ("b", 9)
+    assert describe.duty(FULL) is None
 
 
 def test_a_route_with_a_lost_expert_says_so():
