@@ -29,6 +29,7 @@ async def until(work: Coroutine[Any, Any, T], stop: "asyncio.Future[Any]") -> T 
 
         stop.add_done_callback(give_up)
         task.add_done_callback(lambda _: stop.remove_done_callback(give_up))
+        task.add_done_callback(lambda _: work.close())  # if it was cancelled before it began
     if failure:
         raise failure[0]
     return None if task.cancelled() else task.result()

@@ -52,6 +52,8 @@ class Supervisor:
         task = self._group.create_task(self._once(work, name), name=f"{self._name}.{name}")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # Cancelled before it began, the task has never touched the work: nobody else would.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     def keep(self, start: Callable[[], Awaitable[None]], *, name: str) -> asyncio.Task[None]:

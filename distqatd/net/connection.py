@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from distqatd.base.errors import (
     ConnectionClosed,
@@ -191,11 +190,11 @@ class Connection:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
-                self._reader = group.create_task(self._guard(self._read()), name="link.read")
+                self._reader = group.create_task(self._guard(self._read), name="link.read")
                 tasks = [
                     self._reader,
-                    group.create_task(self._guard(self._writer.run()), name="link.write"),
-                    group.create_task(self._guard(self._keeper.run()), name="link.keep"),
+                    group.create_task(self._guard(self._writer.run), name="link.write"),
+                    group.create_task(self._guard(self._keeper.run), name="link.keep"),
                 ]
                 await self._ended.wait()
                 for task in [*tasks, *self._handlers.values()]:
@@ -203,10 +202,10 @@ class Connection:
         finally:
             self.end("closed here")
 
-    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         """End the link when one of its loops does."""
         try:
-            await work
+            await work()
         except RemoteProtocolError as error:
             log.warning("link.protocol_error", extra={"peer": self.peer_id, "error": str(error)})
             self.end(f"broke the protocol: {error}")
