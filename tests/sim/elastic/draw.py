@@ -18,6 +18,9 @@ INNER_STEPS = 3
 STEPS = 2 * OUTER_STEPS * INNER_STEPS
 """Steps that one pipeline of two stages applies until the run is over."""
 
+REAL_DHT = 0.25
+"""Share of the simulations in which records travel in real datagrams: half of all the work."""
+
 NUM_POINTS = {"expert": 96, "trainer": 96, "client": 48}
 """Await points of one step, by role: the machine's callbacks between two commits."""
 
@@ -61,12 +64,13 @@ def _weather(rng: Random) -> Weather:
 
 def _plan(rng: Random, family: str, machines: tuple, *faults: p.Fault) -> p.Plan:
     diloco = (("inner_steps", INNER_STEPS), ("outer_steps", OUTER_STEPS))
-    return p.Plan(family, machines, faults, _weather(rng), diloco)
+    has_real_dht = rng.random() < REAL_DHT
+    return p.Plan(family, machines, faults, _weather(rng), diloco, has_real_dht)
 
 
-def _steps(rng: Random, num_pipelines: int = 2) -> int:
+def _steps(rng: Random) -> int:
     """Return how many inner steps are applied before trouble begins."""
-    return rng.randrange(0, num_pipelines * STEPS - 3)
+    return rng.randrange(0, STEPS)
 
 
 def _either(rng: Random, one: str, other: str) -> str:
@@ -96,7 +100,9 @@ def _restarts(rng: Random, _: int) -> p.Plan:
     names = [*_names("expert", 4), *_names("trainer", 2)]
     kind = _either(rng, p.RESTART, p.BLACKOUT)
     faults = [
-        p.Fault(kind, (name,), _steps(rng), rng.uniform(0, 0.3), rng.randrange(50), rng.uniform(0, 4))
+        p.Fault(
+            kind, (name,), _steps(rng), rng.uniform(0, 0.3), rng.randrange(50), rng.uniform(0, 4)
+        )
         for name in rng.choices(names, k=rng.randrange(1, 3))
     ]
     return _plan(rng, "restarts", _machines(rng, *names), *faults)
@@ -142,7 +148,7 @@ def _mass_death(rng: Random, _: int) -> p.Plan:
 def _gap(rng: Random, _: int) -> p.Plan:
     """The only expert of a stage dies, and two join at the same time."""
     names = [*_names("expert", 2), "trainer.0"]
-    steps = _steps(rng, 1)
+    steps = _steps(rng)
     kind = _either(rng, p.CRASH, p.POWER)
     fault = p.Fault(kind, (rng.choice(names[:2]),), steps, rng.uniform(0, 0.3), rng.randrange(60))
     join = p.Fault(p.JOIN, ("expert.2", "expert.3"), steps, rng.uniform(0.5, 4))
@@ -154,7 +160,7 @@ def _trainer_lost(rng: Random, _: int) -> p.Plan:
     num = rng.choice([1, 2])
     names = [*_names("expert", 4), *_names("trainer", num)]
     kind = _either(rng, p.CRASH, p.POWER)
-    fault = p.Fault(kind, tuple(_names("trainer", num)), _steps(rng, num), 0.0, rng.randrange(60))
+    fault = p.Fault(kind, tuple(_names("trainer", num)), _steps(rng), 0.0, rng.randrange(60))
     return _plan(rng, "trainers-lost", _machines(rng, *names), fault)
 
 

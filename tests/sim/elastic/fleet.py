@@ -4,6 +4,7 @@ import torch
 
 from distqatd.config.sections import Config
 from distqatd.daemon.node import Node
+from tests.sim.elastic.dht import CheapDht
 from tests.sim.elastic.plan import Machine
 from tests.sim.host import Host
 from tests.sim.scenarios.whole_swarm import fail_on_logged_errors, make_node
@@ -19,7 +20,7 @@ MAX_JOIN_ADDRESSES = 3
 class Fleet:
     """Daemons by name. The first starts the swarm, all others (and it, later) join one another."""
 
-    def __init__(self, sim: Sim, config: Config) -> None:
+    def __init__(self, sim: Sim, config: Config, *, has_real_dht: bool) -> None:
         fail_on_logged_errors(sim)
         torch.set_num_threads(1)  # more cost time on tensors this small, and may reorder sums
         self.sim = sim
@@ -27,6 +28,7 @@ class Fleet:
         self.hosts: dict[str, Host] = {}
         self.nodes: dict[str, Node] = {}
         self._roles: dict[str, tuple[str, ...]] = {}
+        self._dhts: list[CheapDht] | None = None if has_real_dht else []
 
     def add(self, machine: Machine) -> None:
         """Boot a new machine."""
@@ -39,6 +41,8 @@ class Fleet:
         async def main(host: Host) -> None:
             join = [other.ip for other in self.hosts.values() if other is not host and other.alive]
             node = make_node(host, self._roles[name], self.config, *join[:MAX_JOIN_ADDRESSES])
+            if self._dhts is not None:
+                node.dht = CheapDht(self.sim.net, host, self._dhts)
             host.executor.cost_s = COST_S
             self.nodes[name] = node
             if self.sim.net.trace.lines is not None:

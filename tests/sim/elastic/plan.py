@@ -83,6 +83,7 @@ class Plan:
     Attributes:
         family: which kind of trouble it is.
         diloco: settings of the run that differ from the tiny run's.
+        has_real_dht: whether records travel in datagrams, or in `elastic.dht`.
     """
 
     family: str
@@ -90,6 +91,7 @@ class Plan:
     faults: tuple[Fault, ...]
     weather: Weather = field(default_factory=Weather)
     diloco: tuple[tuple[str, object], ...] = ()
+    has_real_dht: bool = True
 
     def __str__(self) -> str:
         """Return it as lines."""

@@ -23,7 +23,7 @@ async def play(sim: Sim, plan: Plan) -> dict[str, object]:
     for line in str(plan).splitlines():
         sim.note(line)
     with watching() as watch:
-        fleet = Fleet(sim, make_config(**dict(plan.diloco)))
+        fleet = Fleet(sim, make_config(**dict(plan.diloco)), has_real_dht=plan.has_real_dht)
         striker = Striker(sim, fleet, watch)
         try:
             await _play(sim, plan, fleet, watch, striker)
@@ -51,9 +51,7 @@ async def _play(sim: Sim, plan: Plan, fleet: Fleet, watch: Watch, striker: Strik
             await asyncio.sleep(machine.starts_s)
         await trouble
         await _progress(sim, fleet, watch)
-    await sim.until(
-        fleet.is_finished, within_s=FINISH_S, what="the run is finished", every_s=0.25
-    )
+    await sim.until(fleet.is_finished, within_s=FINISH_S, what="the run is finished", every_s=0.25)
     await _settle(sim, fleet, striker)
     wrong = must.check_batches(fleet, watch, striker.crashed) + must.leaks(fleet)
     sim.check(not wrong, "; ".join(wrong))
