@@ -43,17 +43,20 @@ class Drill:
         """Return whether somebody was killed."""
         return self._victim is not None
 
-    def strike(self, role: Role, outer_step: int, pipeline: int | None = None) -> Victim | None:
+    def strike(
+        self, role: Role, outer_step: int, pipeline: int | None = None, hop: int = -1
+    ) -> Victim | None:
         """Kill a daemon that matters; None if none can be found yet: try again.
 
         Args:
             role: of the victim.
             outer_step: of the run now.
             pipeline: break this one; the lowest if None.
+            hop: at this place of its route, if an expert is to go.
         """
         self._timeline.collect()
         members, said = self._members(), self._timeline.all()
-        choice = choose(role, members, said, pipeline)
+        choice = choose(role, members, said, pipeline, hop)
         victim = choice.value
         if victim is None:
             return None

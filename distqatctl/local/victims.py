@@ -54,7 +54,11 @@ def driven_pipelines(said: Iterable[Said]) -> dict[int, Driven]:
 
 
 def choose(
-    role: Role, members: Sequence[Member], said: Sequence[Said], pipeline: int | None = None
+    role: Role,
+    members: Sequence[Member],
+    said: Sequence[Said],
+    pipeline: int | None = None,
+    hop: int = -1,
 ) -> Decision[Victim | None]:
     """Choose a victim that matters: one that a pipeline, or the whole run, cannot do without.
 
@@ -63,13 +67,14 @@ def choose(
         members: the living daemons.
         said: events so far, oldest first.
         pipeline: break this one; the lowest if None.
+        hop: at this place of its route, if an expert is to go.
     """
     pipelines = driven_pipelines(said)
     number = min(pipelines, default=None) if pipeline is None else pipeline
     if number not in pipelines:
         return Decision(None, "no pipeline was opened yet")
     if role == "expert":
-        return _expert(members, pipelines, pipelines[number].route[-1])
+        return _expert(members, pipelines, pipelines[number].route[hop])
     if role == "trainer":
         return _one(role, members, pipelines, pipelines[number].trainer)
     if role == "client":

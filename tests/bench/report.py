@@ -19,17 +19,27 @@ TARGETS: dict[str, tuple[str, float]] = {
     "fwdbwd_vs_local": (LOWER, 1.15),
     "digits_per_cpu_s_vs_baseline": (HIGHER, 0.85),
     "gpt_per_cpu_s_vs_baseline": (HIGHER, 0.85),
+    "recovery_median_s": (LOWER, 2.0),
+    "batches_lost": (LOWER, 0.0),
+    "batches_duplicated": (LOWER, 0.0),
+    "leftovers": (LOWER, 0.0),
+    "spareless_median_s": (LOWER, 10.0),
+    "other_pipelines_stall_s": (LOWER, 30.0),
 }
 """What the project wants of a ratio: which way is better, and the bound. Others are only shown."""
 
 
 @dataclass(slots=True)
 class Report:
-    """The rows and ratios of one bench; rows of one bench may have different columns."""
+    """The rows and ratios of one bench; rows of one bench may have different columns.
+
+    `totals` are numbers about the whole bench, at the top level of the JSON object.
+    """
 
     name: str
     rows: list[dict[str, Any]] = field(default_factory=list)
     ratios: dict[str, float] = field(default_factory=dict)
+    totals: dict[str, float | None] = field(default_factory=dict)
 
     def row(self, what: str, who: str, **numbers: float) -> None:
         """Add a measurement: what was measured, of whom, and the numbers with their units."""
@@ -39,18 +49,24 @@ class Report:
         """Add a ratio, or a number that is a target by itself."""
         self.ratios[name] = _short(value)
 
+    def total(self, name: str, value: float | None) -> None:
+        """Add a number about the whole bench; None if there was nothing to measure."""
+        self.totals[name] = None if value is None else _short(value)
+
     def as_json(self) -> str:
         """Return the one JSON object."""
-        whole = {"schema": SCHEMA, "name": self.name, "rows": self.rows, "ratios": self.ratios}
-        return json.dumps(whole)
+        head: dict[str, Any] = {"schema": SCHEMA, "name": self.name, **self.totals}
+        return json.dumps({**head, "rows": self.rows, "ratios": self.ratios})
 
     def as_table(self) -> str:
         """Return the rows, then the ratios with their targets, as text."""
         parts = [f"bench {self.name}"]
         for columns, rows in _by_columns(self.rows):
             parts.append(table(columns, [[str(row[c]) for c in columns] for row in rows]))
-        lines = [[name, f"{value:g}", verdict(name, value)] for name, value in self.ratios.items()]
-        parts.append(table(["ratio", "value", "target"], lines))
+        known = {name: value for name, value in self.totals.items() if value is not None}
+        numbers = {**known, **self.ratios}
+        lines = [[name, f"{value:g}", verdict(name, value)] for name, value in numbers.items()]
+        parts.append(table(["number" if known else "ratio", "value", "target"], lines))
         return "\n\n".join(parts)
 
 
