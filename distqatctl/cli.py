@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from distqatctl import config_commands, tables
+from distqatctl import checkpoint_commands, config_commands, tables
 from distqatctl.client import Client, default_socket
 from distqatctl.errors import BUG, DEGRADED, EXIT_CODES, CommandFailed
 from distqatctl.local.command import local
@@ -28,6 +28,7 @@ run_app = typer.Typer(help="The run the swarm works on.", no_args_is_help=True)
 app.command()(local)
 app.add_typer(run_app, name="run")
 app.add_typer(config_commands.app, name="config")
+app.add_typer(checkpoint_commands.app, name="checkpoint")
 
 SocketOption = Annotated[
     Path | None,

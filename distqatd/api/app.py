@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from distqatd.api import schema
+from distqatd.api import checkpoint_schema, schema
 from distqatd.api.guard import OWNER_KEY, error_response
 from distqatd.api.provider import Provider
 from distqatd.api.stream import EventStream
@@ -80,6 +80,10 @@ def _add_reads(app: FastAPI, provider: Provider) -> None:
     async def run() -> schema.RunInfo:
         return await provider.run()
 
+    @app.get("/v1/mirror")
+    async def mirror() -> checkpoint_schema.Mirror:
+        return await provider.mirror()
+
 
 def _add_owner_routes(app: FastAPI, provider: Provider) -> None:
     @app.get("/v1/invite", dependencies=[Depends(owner_only)])
@@ -89,6 +93,10 @@ def _add_owner_routes(app: FastAPI, provider: Provider) -> None:
     @app.post("/v1/stop", dependencies=[Depends(owner_only)], status_code=202)
     async def stop(request: StopRequest) -> schema.Stopping:
         return await provider.stop(request.reason)
+
+    @app.post("/v1/mirror", dependencies=[Depends(owner_only)], status_code=202)
+    async def keep_checkpoint(_: checkpoint_schema.KeepRequest) -> checkpoint_schema.Mirror:
+        return await provider.keep_checkpoint()
 
 
 def _add_events(app: FastAPI, provider: Provider, stopping: asyncio.Event) -> None:

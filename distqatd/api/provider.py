@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from distqatd.api.checkpoint_schema import Mirror
 from distqatd.api.schema import Invite, Peers, Pipelines, Rounds, RunInfo, Status, Stopping
 from distqatd.base.events import Event
 
@@ -47,4 +48,20 @@ class Provider(Protocol):
 
     async def stop(self, reason: str) -> Stopping:
         """Begin to stop as on SIGTERM, and return at once."""
+        ...
+
+    async def mirror(self) -> Mirror:
+        """Return what the param mirror of this daemon does.
+
+        Raises:
+            CheckpointError: it has none.
+        """
+        ...
+
+    async def keep_checkpoint(self) -> Mirror:
+        """Have the param mirror keep a checkpoint as soon as it can, and return at once.
+
+        Raises:
+            CheckpointError: this daemon has none, or another one of the run has its folder.
+        """
         ...

@@ -91,6 +91,19 @@ def _add_one_shot_flags(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--check", action="store_true", help="check config, model, device and port")
     one.add_argument("--show-config", action="store_true", help="print the merged configuration")
     one.add_argument("--schema", action="store_true", help="print the JSON Schema of config files")
+    one.add_argument(
+        "--list-checkpoints", type=Path, metavar="DIR", help="verify and print what DIR holds"
+    )
+    one.add_argument(
+        "--export-checkpoint",
+        type=Path,
+        nargs=2,
+        metavar=("DIR", "TARGET"),
+        help="write DIR's newest checkpoint as one safetensors file",
+    )
+    group.add_argument(
+        "--outer-step", type=int, metavar="N", help="with --export-checkpoint: not the newest one"
+    )
     group.add_argument("--origin", action="store_true", help="with --show-config: where from")
     group.add_argument("--json", action="store_true", help="print JSON")
 

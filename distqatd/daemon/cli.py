@@ -38,6 +38,8 @@ def _dispatch(namespace: argparse.Namespace) -> int:
     if namespace.schema:
         _print(to_text(json_schema()))
         return 0
+    if namespace.list_checkpoints is not None or namespace.export_checkpoint is not None:
+        return _checkpoints(namespace)
     loaded = load_config(namespace, os.environ)
     if namespace.show_config:
         text = as_yaml(loaded, origins=namespace.origin)
@@ -56,6 +58,22 @@ def _check(options: Options, *, as_object: bool) -> int:
         _print(json.dumps({"schema": "distqat.check/v1", "ok": True, "checks": list(lines)}))
     else:
         _print("\n".join(f"ok: {line}" for line in lines))
+    return 0
+
+
+def _checkpoints(namespace: argparse.Namespace) -> int:
+    # Imported here: it imports torch.
+    from distqatd.daemon import checkpoint_files as files
+
+    if namespace.list_checkpoints is not None:
+        listed = files.list_checkpoints(namespace.list_checkpoints)
+        lines = [f"{c.state} {c.folder} {c.reason}".rstrip() for c in listed.checkpoints]
+        _print(listed.to_json(indent=2) if namespace.json else "\n".join(lines))
+        return 0
+    source, target = namespace.export_checkpoint
+    exported = files.export(source, target, namespace.outer_step)
+    text = f"{exported.file}: outer step {exported.outer_step} of {exported.run}"
+    _print(exported.to_json(indent=2) if namespace.json else text)
     return 0
 
 

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from distqatd import __version__
 from distqatd.api import schema as s
+from distqatd.api.checkpoint_schema import Mirror
 from distqatd.base.errors import SwarmError
 from distqatd.base.ids import PeerId, nickname
 from distqatd.config.run import run_digest
+from distqatd.daemon import mirror_answers
 from distqatd.daemon.addresses import reachability
 from distqatd.daemon.describe import (
     batches,
@@ -269,3 +271,11 @@ class NodeProvider:
         """Begin to stop as on SIGTERM, and return at once."""
         self._node.stop(reason)
         return s.Stopping(peer_id=self._node.identity.peer_id, reason=reason)
+
+    async def mirror(self) -> Mirror:
+        """Return what the param mirror of this daemon does."""
+        return mirror_answers.describe(self._node.crew.mirror)
+
+    async def keep_checkpoint(self) -> Mirror:
+        """Have the param mirror keep a checkpoint as soon as it can, and return at once."""
+        return mirror_answers.keep_now(self._node.crew.mirror)

@@ -93,8 +93,8 @@ class MirrorRole:
         self._store: Store | None = None
         self._tried_at = -float("inf")
         self._warmed: dict[tuple[ExpertUid, int], float] = {}
-        self._asked = False
         self._missed = ""
+        self.asked = False
         self.root = root
         self.shelf = Shelf(context, server, self._do)
         self.activity = IDLE
@@ -167,17 +167,16 @@ class MirrorRole:
             if self._is_due(view):
                 await self._refresh(self._store)
 
-    def ask(self) -> int:
-        """Have a checkpoint kept as soon as it can be; return the number of the outcome to await.
+    def ask(self) -> None:
+        """Have a checkpoint kept as soon as it can be; `asked` until an attempt has begun.
 
         Raises:
             CheckpointError: another daemon of this run keeps the checkpoints.
         """
         if self._store is None:
             raise CheckpointError(f"another daemon of the run keeps checkpoints in {self.root}")
-        self._asked = True
+        self.asked = True
         self._context.directory.look_now()
-        return self.outcome.number + 1
 
     def _is_due(self, view: SwarmView) -> bool:
         config = self._context.config
@@ -189,10 +188,10 @@ class MirrorRole:
             wait_s=self._tried_at + config.param_mirror.refresh_every - now,
             last_step=config.diloco.outer_steps,
             failed=not self.outcome.ok,
-            asked=self._asked,
+            asked=self.asked,
         )
-        if self._asked and not decision.value:
-            self._asked = False
+        if self.asked and not decision.value:
+            self.asked = False
             self._note(ok=self.shelf.outer_step >= 0, text=self._why_not(view, decision.reason))
         return decision.value
 
@@ -222,7 +221,7 @@ class MirrorRole:
                 self._tell_missed(picked.reason)
                 return
             self._tried_at = asyncio.get_running_loop().time()
-            self._asked = False
+            self.asked = False
             await self._keep(store, dict(picked.value))
         except CheckpointError as error:
             self._context.events.emit("checkpoint.failed", degraded=True, error=str(error))

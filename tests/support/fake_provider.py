@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from distqatd.api import schema
+from distqatd.api import checkpoint_schema, schema
 from distqatd.base.clock import SystemClock
 from distqatd.base.errors import SwarmError
 from distqatd.base.events import Event, EventLog
@@ -88,6 +88,19 @@ def run_info(**changes: object) -> schema.RunInfo:
     return schema.RunInfo.model_validate({**values, **changes})
 
 
+def mirror(**changes: object) -> checkpoint_schema.Mirror:
+    values: dict[str, object] = {
+        "folder": "/kept",
+        "outer_step": 3,
+        "activity": "idle",
+        "asked": False,
+        "number": 1,
+        "ok": True,
+        "text": "outer step 3 is kept in /kept/step-000000000003",
+    }
+    return checkpoint_schema.Mirror.model_validate(values | changes)
+
+
 class FakeProvider:
     """Answers with what its attributes hold; `stopped` records the reasons of `stop`."""
 
@@ -97,6 +110,8 @@ class FakeProvider:
         self.events_log = EventLog(SystemClock())
         self.stopped: list[str] = []
         self.limits: list[int] = []
+        self.mirror_reply = mirror()
+        self.num_asked = 0
 
     async def status(self) -> schema.Status:
         return self.status_reply
@@ -163,3 +178,10 @@ class FakeProvider:
     async def stop(self, reason: str) -> schema.Stopping:
         self.stopped.append(reason)
         return schema.Stopping(peer_id=PEER, reason=reason)
+
+    async def mirror(self) -> checkpoint_schema.Mirror:
+        return self.mirror_reply
+
+    async def keep_checkpoint(self) -> checkpoint_schema.Mirror:
+        self.num_asked += 1
+        return self.mirror_reply

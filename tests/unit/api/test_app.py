@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from distqatd.api import schema
+from distqatd.api import checkpoint_schema, schema
 from distqatd.api.app import create_app
 from distqatd.api.guard import Guard
 from tests.support.fake_provider import FakeProvider
@@ -39,6 +39,7 @@ async def anyone(provider: FakeProvider) -> AsyncIterator[httpx.AsyncClient]:
         ("/v1/pipelines", schema.Pipelines),
         ("/v1/rounds", schema.Rounds),
         ("/v1/run", schema.RunInfo),
+        ("/v1/mirror", checkpoint_schema.Mirror),
     ],
 )
 async def test_reads_are_answered_to_the_owner_and_to_anyone_alike(
@@ -71,6 +72,15 @@ async def test_stopping_is_the_owners_alone(
     accepted = await owner.post("/v1/stop", json={"reason": "maintenance"})
     assert accepted.status_code == 202
     assert provider.stopped == ["maintenance"]
+
+
+async def test_keeping_a_checkpoint_is_the_owners_alone(
+    owner: httpx.AsyncClient, anyone: httpx.AsyncClient, provider: FakeProvider
+) -> None:
+    assert (await anyone.post("/v1/mirror", json={})).status_code == 403
+    assert provider.num_asked == 0
+    assert (await owner.post("/v1/mirror", json={})).status_code == 202
+    assert provider.num_asked == 1
 
 
 async def test_a_request_that_no_guard_has_marked_is_not_the_owners(provider: FakeProvider) -> None:

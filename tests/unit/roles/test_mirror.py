@@ -78,11 +78,11 @@ async def test_nothing_is_kept_before_the_first_outer_step_or_with_a_gap(tmp_pat
     Expert(world, "a", "front", outer_step=0)
     Expert(world, "b", "back", outer_step=0)
     mirror = await opened(world)
-    mirror._asked = True
+    mirror.ask()
     await run_for(mirror, 5)
     assert mirror.outcome.text == "no outer step is committed yet"
     world.board.drop("b")
-    mirror._asked = True
+    mirror.ask()
     await run_for(mirror, 5)
     assert mirror.outcome.text == "no expert serves back"
     assert not mirror.outcome.ok
@@ -136,9 +136,11 @@ async def test_asking_for_what_is_kept_already_says_so_at_once(tmp_path):
     Expert(world, "a", "front"), Expert(world, "b", "back")
     mirror = await opened(world)
     await run_for(mirror, 3)
-    number = mirror.ask()
+    number = mirror.outcome.number
+    mirror.ask()
     await run_for(mirror, 2)
-    assert mirror.outcome.number == number
+    assert mirror.outcome.number == number + 1
+    assert not mirror.asked
     assert mirror.outcome.ok
     assert mirror.outcome.text == "outer step 1 is the newest, and it is kept"
 

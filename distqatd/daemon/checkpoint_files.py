@@ -1,0 +1,169 @@
+"""Checkpoints without a daemon: what a folder holds, and one of them as a single file.
+
+`distqatctl checkpoint list` and `export` run these in a process of their own.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported
+from distqatd.base.errors import CheckpointError
+from distqatd.checkpoint.manifest import MANIFEST_FILE, StageEntry
+from distqatd.checkpoint.reading import (
+    Checkpoint,
+    Fault,
+    folder_name,
+    look,
+    newest_good,
+    published_steps,
+    verify,
+)
+from distqatd.checkpoint.store import read_run_config
+from distqatd.checkpoint.tensor_file import TensorFile, TensorWriter
+from distqatd.config.run import load_run
+from distqatd.config.sections import Config, StageConfig
+from distqatd.models.registry import build_stage
+from distqatd.models.units import Stage
+from distqatd.optim.flat import FlatLayout
+from distqatd.wire.payload import TensorSpec
+
+EXPORT_FILE = "model.safetensors"
+"""What an export into a folder is called: where transformers look."""
+
+_FLOAT_BYTES = 4
+
+Named = tuple[TensorSpec, memoryview]
+
+
+def list_checkpoints(root: Path) -> Checkpoints:
+    """Verify all checkpoints in a folder; blocking, as slow as the disk.
+
+    Raises:
+        CheckpointError: there is no such folder.
+    """
+    if not root.is_dir():
+        raise CheckpointError(f"{root} is not a folder")
+    good, faults = look(root)
+    entries = [*map(_entry, good), *map(_fault_entry, faults)]
+    entries.sort(key=lambda entry: -entry.outer_step)
+    return Checkpoints(folder=str(root), checkpoints=tuple(entries))
+
+
+def _entry(checkpoint: Checkpoint) -> CheckpointEntry:
+    manifest = checkpoint.manifest
+    return CheckpointEntry(
+        outer_step=manifest.outer_step,
+        folder=str(checkpoint.folder),
+        state="ok",
+        published_unix_s=manifest.published_unix_s,
+        num_bytes=manifest.num_bytes,
+        num_batches=len(manifest.batches),
+    )
+
+
+def _fault_entry(fault: Fault) -> CheckpointEntry:
+    return CheckpointEntry(
+        outer_step=fault.outer_step,
+        folder=str(fault.folder),
+        state="corrupt",
+        reason=fault.reason,
+    )
+
+
+def export(source: Path, target: Path, outer_step: int | None = None) -> Exported:
+    """Write the parameters of all stages into one safetensors file, by their names in the model.
+
+    Names are those of transformers and torchvision where the model is theirs. Parameters are the
+    committed ones, float32; there is no optimizer state in it.
+
+    Args:
+        source: a folder of checkpoints, or one checkpoint.
+        target: the file, or a folder to write `model.safetensors` into.
+        outer_step: of the checkpoint to take; the newest good one by default.
+
+    Raises:
+        CheckpointError: no such checkpoint, it is corrupt, or the target is there already.
+        UnknownModel: the model is not on this machine.
+    """
+    checkpoint = _find(source, outer_step)
+    config = load_run(Config(), read_run_config(checkpoint))
+    tensors = [*_model_tensors(checkpoint, config)]
+    tensors.sort(key=lambda named: named[0].name)
+    file = target / EXPORT_FILE if target.is_dir() else target
+    metadata = {
+        "format": "pt",
+        "run": checkpoint.manifest.run,
+        "outer_step": str(checkpoint.manifest.outer_step),
+    }
+    _write(file, tensors, metadata)
+    return Exported(
+        file=str(file),
+        run=checkpoint.manifest.run,
+        outer_step=checkpoint.manifest.outer_step,
+        num_tensors=len(tensors),
+        num_bytes=file.stat().st_size,
+    )
+
+
+def _find(source: Path, outer_step: int | None) -> Checkpoint:
+    if (source / MANIFEST_FILE).exists():
+        return verify(source)
+    if outer_step is not None:
+        if outer_step in published_steps(source):
+            return verify(source / folder_name(outer_step))
+        raise CheckpointError(f"{source} has no checkpoint of outer step {outer_step}")
+    found, faults = newest_good(source)
+    if found is None:
+        reasons = "".join(f"\n  {fault.reason}" for fault in faults)
+        raise CheckpointError(f"{source} has no good checkpoint{reasons}")
+    return found
+
+
+def _model_tensors(checkpoint: Checkpoint, config: Config) -> Iterator[Named]:
+    pipeline = config.model_pipeline.pipeline
+    for stage_config in pipeline:
+        entry = checkpoint.manifest.stage(stage_config.stage)
+        stage = _stage_without_memory(stage_config, pipeline)
+        yield from _stage_tensors(checkpoint, entry, stage)
+
+
+def _stage_without_memory(config: StageConfig, pipeline: tuple[StageConfig, ...]) -> Stage:
+    return build_stage(config, 0, "meta", pipeline)
+
+
+def _stage_tensors(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> Iterator[Named]:
+    layout = FlatLayout(stage)
+    if layout.digest() != entry.layout_digest:
+        raise CheckpointError(
+            f"stage {entry.name} of {checkpoint.folder} has layout {entry.layout_digest[:12]}, "
+            f"this version's has {layout.digest()[:12]}; export it with the version that wrote it"
+        )
+    file = TensorFile(checkpoint.folder / entry.file)
+    names = [spec.name for spec in file.layout.specs]
+    anchor = file.data[names.index("anchor")]
+    for part in layout.entries:
+        begin, num_bytes = part.offset * _FLOAT_BYTES, part.numel * _FLOAT_BYTES
+        spec = TensorSpec(stage.global_name(part.name), "float32", part.shape, num_bytes)
+        yield spec, anchor[begin : begin + num_bytes]
+    counts = entry.meta.get("int_buffers", {})
+    for name in layout.int_names:
+        data = memoryview(struct.pack("<q", counts[name]))
+        yield TensorSpec(stage.global_name(name), "int64", (), data.nbytes), data
+
+
+def _write(file: Path, tensors: list[Named], metadata: dict[str, str]) -> None:
+    """Write a file beside its place and move it there when it is whole."""
+    if file.exists():
+        raise CheckpointError(f"{file} is there already; name another file, or remove it")
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.unlink(missing_ok=True)
+        writer = TensorWriter(part, [spec for spec, _ in tensors], metadata)
+        for target, (_, data) in zip(writer.data, tensors, strict=True):
+            target[:] = data
+        writer.close()
+        part.rename(file)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise CheckpointError(f"{file} cannot be written: {error.strerror}") from error

@@ -1,0 +1,138 @@
+"""Checkpoints of real experts, listed and exported without a daemon."""
+
+import json
+import os
+import warnings
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from distqatd.averaging.state import pack
+from distqatd.base.errors import CheckpointError
+from distqatd.checkpoint.manifest import StageEntry
+from distqatd.config.run import dump_run, run_digest
+from distqatd.config.sections import Config
+from distqatd.daemon import cli
+from distqatd.daemon.checkpoint_files import export, list_checkpoints
+from tests.support.checkpoints import open_store
+from tests.support.experts import OPTIONS, chain_step, make_batch, make_expert
+
+
+def config_of(family, stages=("front", "back")):
+    pipeline = [{"model_name": f"{family}.{stage}", **OPTIONS[family]} for stage in stages]
+    return Config.model_validate(
+        {"experiment_prefix": "tiny", "model_pipeline": {"pipeline": pipeline}}
+    )
+
+
+def trained(family):
+    """Return two stages that have taken a step, and an outer step on it."""
+    experts = [make_expert(f"{family}.{stage}") for stage in ("front", "back")]
+    chain_step(experts, *make_batch(family, 0))
+    for expert in experts:
+        part = expert.contribution()
+        expert.commit_outer(part.pseudo_gradient, 1, part.int_buffers)
+    return experts
+
+
+def keep(root, family, experts, layout_digest=None):
+    config = config_of(family)
+    store = open_store(root)
+    draft = store.begin(1, 0)
+    for expert in experts:
+        state = pack(expert.snapshot())
+        stage = expert.uid.split(".")[0]
+        layout = layout_digest or state.layout_digest
+        entry = StageEntry(stage, state.anchor_digest, layout, dict(state.meta))
+        writer = draft.add_stage(entry, state.specs)
+        for target, data in zip(writer.data, state.data, strict=True):
+            target[:] = data
+    checkpoint = draft.publish("tiny", dump_run(config), run_digest(config), 5.0)
+    store.close()
+    return checkpoint
+
+
+@pytest.mark.parametrize("family", list(OPTIONS))
+def test_an_export_holds_the_committed_parameters_of_all_stages(tmp_path, family):
+    experts = trained(family)
+    checkpoint = keep(tmp_path / "kept", family, experts)
+    done = export(tmp_path / "kept", tmp_path / "model.st")
+    found = load_file(done.file)
+    expected = {}
+    for expert in experts:
+        expected |= expert.stage.global_state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert (done.run, done.outer_step, done.num_tensors) == ("tiny", 1, len(expected))
+    # One checkpoint may be named as well as their folder, and a folder as the target.
+    (tmp_path / "out").mkdir()
+    again = export(checkpoint.folder, tmp_path / "out")
+    assert again.file == str(tmp_path / "out" / "model.safetensors")
+    assert load_file(again.file).keys() == expected.keys()
+
+
+def test_transformers_loads_an_exported_gpt2(tmp_path):
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers = pytest.importorskip("transformers")
+        experts = trained("gpt2")
+        keep(tmp_path / "kept", "gpt2", experts)
+        export(tmp_path / "kept", tmp_path)
+        options = {k: v for k, v in OPTIONS["gpt2"].items() if k != "dropout"}
+        config = transformers.GPT2Config(
+            **options, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0
+        )
+        config.save_pretrained(tmp_path)
+        model = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    tokens = make_batch("gpt2", 1)[0]
+    values = (tokens,)
+    for expert in experts:
+        values = expert.evaluate(values)
+    assert torch.allclose(model(tokens).logits, values[0], atol=1e-5)
+
+
+def test_an_export_replaces_nothing_and_leaves_no_debris(tmp_path):
+    keep(tmp_path / "kept", "mlp", trained("mlp"))
+    (tmp_path / "model.st").write_text("mine")
+    with pytest.raises(CheckpointError, match="is there already"):
+        export(tmp_path / "kept", tmp_path / "model.st")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        export(tmp_path / "kept", tmp_path / "nowhere" / "model.st")
+    with pytest.raises(CheckpointError, match="no checkpoint of outer step 9"):
+        export(tmp_path / "kept", tmp_path / "other.st", 9)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept", "model.st"]
+
+
+def test_a_checkpoint_of_another_version_of_the_model_is_refused(tmp_path):
+    keep(tmp_path / "kept", "mlp", trained("mlp"), layout_digest="0" * 64)
+    with pytest.raises(CheckpointError, match="export it with the version that wrote it"):
+        export(tmp_path / "kept", tmp_path / "model.st")
+
+
+def test_a_listing_says_what_is_corrupt_and_why(tmp_path, capsys):
+    checkpoint = keep(tmp_path / "kept", "mlp", trained("mlp"))
+    listed = list_checkpoints(tmp_path / "kept")
+    (entry,) = listed.checkpoints
+    assert (entry.outer_step, entry.state, entry.published_unix_s) == (1, "ok", 5.0)
+    (checkpoint.folder / "front.safetensors").write_bytes(b"rot")
+    arguments = ["--list-checkpoints", str(tmp_path / "kept")]
+    assert cli.main([*arguments, "--json"]) == 0
+    (entry,) = json.loads(capsys.readouterr().out)["checkpoints"]
+    assert entry["state"] == "corrupt"
+    assert "front.safetensors has 3 bytes" in entry["reason"]
+    assert cli.main(arguments) == 0
+    assert "corrupt" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match=r"no good checkpoint\n.*front.safetensors has 3"):
+        export(tmp_path / "kept", tmp_path / "model.st")
+
+
+def test_the_command_exports_and_fails_with_a_message(tmp_path, capsys):
+    keep(tmp_path / "kept", "mlp", trained("mlp"))
+    target = tmp_path / "model.st"
+    assert cli.main(["--export-checkpoint", str(tmp_path / "kept"), str(target), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["file"] == str(target)
+    assert cli.main(["--export-checkpoint", str(tmp_path / "kept"), str(target)]) == 1
+    assert "is there already" in capsys.readouterr().err
+    assert cli.main(["--list-checkpoints", str(tmp_path / "none")]) == 1
