@@ -1,6 +1,7 @@
-"""How this process asks the C library for memory."""
+"""Memory: how this process asks for it, how much is free, how much an expert takes."""
 
 import ctypes
+from pathlib import Path
 
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_THRESHOLD = -3
@@ -42,3 +43,24 @@ anchor, the outer momentum, and two buffers while a round runs."""
 def training_bytes(num_params: int) -> int:
     """Return about how many bytes an expert with so many parameters takes, activations aside."""
     return num_params * BYTES_PER_PARAM
+
+
+_MEMINFO = Path("/proc/meminfo")
+_ROUND_BYTES = 16 << 20
+
+
+def free_bytes(device: str) -> int:
+    """Return the memory that a device has left, in steps of 16 MiB; 0 if that is not known.
+
+    For CPU and MPS it is what Linux calls available: free, or given back when asked for.
+    """
+    if device.startswith("cuda"):
+        import torch  # not at the top: a daemon without experts never loads it
+
+        return int(torch.cuda.mem_get_info(device)[0]) // _ROUND_BYTES * _ROUND_BYTES
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:  # no Linux
+        return 0
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 // _ROUND_BYTES * _ROUND_BYTES if found else 0

@@ -16,6 +16,7 @@ from distqatd.base.ids import nickname
 from distqatd.base.log import configure_logging
 from distqatd.base.rng import system_rng
 from distqatd.base.tasks import Supervisor
+from distqatd.compute.memory import free_bytes
 from distqatd.daemon.node import Node
 from distqatd.daemon.options import Options
 from distqatd.daemon.provider import NodeProvider
@@ -60,6 +61,7 @@ async def run(options: Options) -> int:
         make_device_executor,
         time.perf_counter,
         in_thread,
+        free_bytes,
     )
     # Wall time: a restart must look newer than the life before, also after a reboot.
     node = Node(

@@ -17,6 +17,7 @@ from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.runner import LossDesk
 from distqatd.roles.context import Context
 from distqatd.roles.expert import ExpertParts, ExpertRole
+from distqatd.roles.moves import Moves
 from distqatd.roles.trainer import TrainerRole
 
 
@@ -65,13 +66,16 @@ def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
         device=device.name,
         timer=seams.timer,
         claims=asyncio.Lock(),
+        free_bytes=lambda: seams.free_bytes(device.name),
     )
 
 
 def build_experts(context: Context, parts: ExpertParts) -> list[ExpertRole]:
-    """Return this daemon's expert roles."""
+    """Return this daemon's expert roles, which the client's duty may move from now on."""
     num_experts = context.config.compute.num_experts
-    return [ExpertRole(context, parts, serial) for serial in range(num_experts)]
+    experts = [ExpertRole(context, parts, serial) for serial in range(num_experts)]
+    Moves(context, experts)
+    return experts
 
 
 def check_data_source(name: str, *, is_ours: bool) -> None:

@@ -12,6 +12,11 @@ if TYPE_CHECKING:  # the executor's module imports torch, which a monitor never 
     from distqatd.compute.executor import Executor
 
 
+def unknown_bytes(_: str) -> int:
+    """Return 0: how much memory is free is not known."""
+    return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Seams:
     """The outside world of one daemon; the event loop is the running one.
@@ -20,6 +25,7 @@ class Seams:
         make_executor: opens the executor of a device, given its name and a number of threads.
         timer: seconds, for throughput of experts.
         in_thread: runs something slow beside the loop; used before there is an executor.
+        free_bytes: memory that a device, given by name, has left; 0 if unknown.
     """
 
     transport: Transport
@@ -28,3 +34,4 @@ class Seams:
     make_executor: Callable[[str, int], "Executor"]
     timer: Callable[[], float]
     in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+    free_bytes: Callable[[str], int] = unknown_bytes

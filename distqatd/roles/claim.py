@@ -1,7 +1,7 @@
 """How a joining expert agrees with the other joiners on who takes which slot."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, SwarmError
@@ -55,16 +55,11 @@ class Claim:
         self._gone: set[Life] = set()
         self.is_for_gap = False
 
-    async def settle(
-        self,
-        wanted_stage: str | None = None,
-        memory_needed: Mapping[str, int] | None = None,
-    ) -> tuple[Slot, str]:
+    async def settle(self, wanted_stage: str | None = None) -> tuple[Slot, str]:
         """Return the slot to host and why, as soon as nobody else claims it.
 
         Args:
             wanted_stage: the stage to host instead of the one the swarm needs most.
-            memory_needed: bytes an expert takes, by stage, as far as known.
 
         Raises:
             SwarmError: the wanted stage does not exist, there is no free slot, or the gap that
@@ -80,7 +75,6 @@ class Claim:
                 view,
                 self._joiner(wanted_stage),
                 max_index=context.config.max_expert_index,
-                memory_needed=memory_needed,
             )
             slot = decision.value
             self._announce(slot.uid)

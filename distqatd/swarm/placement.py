@@ -5,7 +5,7 @@ view computes the same assignment and two joiners do not fill one gap. Views can
 moment: `keeps_claim` settles two claims of one slot in favour of the lower peer id.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from distqatd.base.decision import Decision
@@ -44,21 +44,15 @@ class Joiner:
     wanted_stage: str | None = None
 
 
-def place(
-    view: SwarmView,
-    me: Joiner,
-    *,
-    max_index: int,
-    memory_needed: Mapping[str, int] | None = None,
-) -> Decision[Slot]:
+def place(view: SwarmView, me: Joiner, *, max_index: int) -> Decision[Slot]:
     """Choose the slot for `me`, given everybody who serves, claimed or is joining.
+
+    What an expert of a stage needs is what those that serve it take; a stage without any fits all.
 
     Args:
         view: the swarm, ourselves among the joiners or not.
         me: who looks for a slot.
         max_index: replicas of a stage at most.
-        memory_needed: bytes an expert takes by stage, where the joiner knows better than the
-            stage's experts tell.
 
     Raises:
         SwarmError: the wanted stage does not exist, every replica index is taken, or no stage
@@ -69,7 +63,6 @@ def place(
         raise SwarmError(
             f"there is no stage {wanted!r} in this run; it has {', '.join(view.stage_names)}"
         )
-    needs = {stage.name: stage.memory_needed for stage in view.stages} | dict(memory_needed or {})
     taken = {
         (stage.name, expert.index)
         for stage in view.stages
@@ -79,7 +72,7 @@ def place(
     leaving = {(s.name, e.index) for s in view.stages for e in s.members if not e.is_serving}
     for joiner in _in_order(view, me):
         try:
-            decision = _neediest(view, taken, leaving, max_index, joiner, needs)
+            decision = _neediest(view, taken, leaving, max_index, joiner)
         except SwarmError:
             if joiner.peer_id == me.peer_id:
                 raise
@@ -111,15 +104,14 @@ def _neediest(
     leaving: set[tuple[str, int]],
     max_index: int,
     joiner: Joiner,
-    needs: Mapping[str, int],
 ) -> Decision[Slot]:
     if joiner.wanted_stage is not None:
         reason = f"{joiner.wanted_stage} was asked for"
         return Decision(_free_slot(joiner.wanted_stage, taken, max_index), reason)
-    fitting = [stage for stage in view.stages if _fits(joiner, needs[stage.name])]
+    fitting = [stage for stage in view.stages if _fits(joiner, stage.memory_needed)]
     too_big = [name for name in view.stage_names if name not in {s.name for s in fitting}]
     if not fitting:
-        least = min(needs.values())
+        least = min(stage.memory_needed for stage in view.stages)
         raise SwarmError(
             f"no stage fits into this machine's memory: {_mib(joiner.memory_free)} are free, the "
             f"smallest stage needs {_mib(least)}; free some memory or choose a stage (--stage)"

@@ -4,6 +4,8 @@ import sys
 
 import pytest
 
+from distqatd.compute import memory
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 
 ARENA = """
@@ -63,3 +65,14 @@ def test_a_thread_allocates_beside_the_main_thread():
 def test_memory_that_a_step_frees_is_not_faulted_in_again_by_the_next():
     assert int(run(FAULTS, "default")) > 10_000
     assert int(run(FAULTS, "keep")) < 1_000
+
+
+def test_free_memory_is_told_in_steps_and_zero_where_it_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    assert memory.free_bytes("cpu") == 0
+    (tmp_path / "meminfo").write_text("MemTotal: 100000 kB\nMemAvailable:   50000 kB\n")
+    assert memory.free_bytes("cpu") == 48 << 20
+
+
+def test_an_expert_takes_a_multiple_of_its_parameters():
+    assert memory.training_bytes(1_000_000) == 32_000_000

@@ -11,9 +11,8 @@ from tests.support.views import info, view_of
 STAGES = ("head", "tail")
 
 
-def place(view, peer, *, max_index, wanted_stage=None, free=0, needs=None):
-    joiner = Joiner(peer, 1, free, wanted_stage)
-    return place_joiner(view, joiner, max_index=max_index, memory_needed=needs)
+def place(view, peer, *, max_index, wanted_stage=None, free=0):
+    return place_joiner(view, Joiner(peer, 1, free, wanted_stage), max_index=max_index)
 
 
 def test_a_joiner_fills_the_stage_that_nobody_serves():
@@ -101,25 +100,27 @@ def test_another_expert_of_the_same_daemon_keeps_its_slot():
     assert place(view, "a", max_index=8).value == Slot("head", 1)
 
 
+def needing(head, tail):
+    used = {"b": head, "c": tail, "d": tail}
+    uids = {"b": "head.0.0.0", "c": "tail.0.0.0", "d": "tail.0.1.0"}
+    return view_of(STAGES, *(info(p, uids[p], memory_used=used[p] << 20) for p in "bcd"))
+
+
 def test_a_stage_that_does_not_fit_into_memory_is_left_to_others():
-    view = view_of(STAGES, info("b", "tail.0.0.0"), info("c", "tail.0.1.0"))
-    needs = {"head": 900 << 20, "tail": 100 << 20}
-    decision = place(view, "a", max_index=8, free=500 << 20, needs=needs)
+    decision = place(needing(900, 100), "a", max_index=8, free=500 << 20)
     assert decision.value == Slot("tail", 2)
     assert "head would not fit into 500 MiB" in decision.reason
-    with pytest.raises(SwarmError, match="100 MiB"):
-        place(view, "a", max_index=8, free=50 << 20, needs=needs)
+    assert place(needing(900, 100), "a", max_index=8).value == Slot("head", 1)  # unknown fits
 
 
-def test_what_the_experts_of_a_stage_take_is_what_a_joiner_needs():
-    view = view_of(STAGES, info("b", "head.0.0.0", memory_used=1 << 30), info("c", "tail.0.0.0"))
-    assert place(view, "a", max_index=8, free=1 << 20).value.stage == "tail"
+def test_a_machine_too_small_for_any_stage_is_told_so():
+    with pytest.raises(SwarmError, match=r"50 MiB are free.*100 MiB"):
+        place(needing(900, 100), "a", max_index=8, free=50 << 20)
 
 
 def test_a_stage_asked_for_is_taken_whatever_it_needs():
-    view = view_of(STAGES)
-    decision = place(view, "a", max_index=8, free=1, needs={"head": 2}, wanted_stage="head")
-    assert decision.value == Slot("head", 0)
+    decision = place(needing(900, 100), "a", max_index=8, free=1, wanted_stage="head")
+    assert decision.value == Slot("head", 1)
 
 
 def test_replicas_that_were_not_measured_yet_count_as_the_others_of_their_stage():
