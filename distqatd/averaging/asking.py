@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable, Mapping
 
-from distqatd.averaging.messages import ASK, Verdict
+from distqatd.averaging.messages import ASK, Verdict, Vote
 from distqatd.averaging.tools import Tools
-from distqatd.base.errors import DistqatError
+from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -36,3 +36,25 @@ async def ask_all(
     async with asyncio.TaskGroup() as tasks:
         for uid, peer_id in others.items():
             tasks.create_task(ask(uid, peer_id), name=f"averaging.ask.{uid}")
+
+
+def outcome(verdict: Verdict | None, vote: Vote, leader: str, silence: str) -> Verdict:
+    """Return the verdict of a round that a member has voted in.
+
+    Args:
+        verdict: what was heard, None if nothing.
+        vote: the member's.
+        leader: for messages.
+        silence: why the leader says nothing, if known.
+
+    Raises:
+        RoundAborted: nobody could say, or it was committed with other bits than the member has.
+    """
+    if verdict is None:
+        raise RoundAborted(
+            f"outcome unknown: leader {leader} fell silent after the vote"
+            f" ({silence or 'no verdict'}), and no member knows"
+        )
+    if verdict.committed and verdict.digest != vote.digest:
+        raise RoundAborted(f"committed with {verdict.digest[:12]}, we hold {vote.digest[:12]}")
+    return verdict

@@ -175,7 +175,18 @@ class Averager:
 
     def _is_alone(self, seat: Seat, contribution: ContributionLike) -> bool:
         others = any(member.uid != seat.uid for member in seat.roster())
-        return not others and self._service.led(seat, contribution.outer_step) is None
+        led = self._service.led(seat, contribution.outer_step)
+        return not others and led is None and not self._opened(seat, contribution)
+
+    def _opened(self, seat: Seat, contribution: ContributionLike) -> dict[ExpertUid, PeerId]:
+        """Return who leads a round over this anchor that our expert may join, and where."""
+        step, anchor = contribution.outer_step, contribution.anchor_digest
+        opened: dict[ExpertUid, PeerId] = {}
+        if self._service.led(seat, step, anchor) is not None:
+            opened[seat.uid] = self._tools.rpc.peer_id
+        if (invitation := seat.invited(step, anchor, now())) is not None:
+            opened[invitation.leader] = invitation.peer_id
+        return opened
 
     async def _alone(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
         if not contribution.samples:
@@ -201,7 +212,9 @@ class Averager:
             contribution.batches,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
-        seat.active = MemberRound(self._tools, ready, contribution.pseudo_gradient, peers)
+        opened = self._opened(seat, contribution)
+        values = contribution.pseudo_gradient
+        seat.active = MemberRound(self._tools, ready, values, peers | opened, tuple(opened))
         return await seat.active.run()
 
     def _note(

@@ -1,17 +1,18 @@
 """A member's side of a round: find a leader, take its plan, exchange, vote, hear the verdict."""
 
 import asyncio
-import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from distqatd.averaging.asking import ASK_EVERY_S, ask_all
+from distqatd.averaging.asking import ASK_EVERY_S, ask_all, outcome
 from distqatd.averaging.butterfly import Butterfly, Fault
+from distqatd.averaging.looking import Candidates, Stand
 from distqatd.averaging.messages import (
     AHEAD,
     CLOSED,
+    ELSEWHERE,
     JOINED,
     READY,
     VOTE,
@@ -19,6 +20,7 @@ from distqatd.averaging.messages import (
     Verdict,
     Vote,
     aborted,
+    take_uid,
 )
 from distqatd.averaging.plan import Plan
 from distqatd.averaging.records import Committed, committed
@@ -34,15 +36,6 @@ from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 
-class Stand(enum.Enum):
-    """Where a member is: before its vote it may leave at any time, after it is bound."""
-
-    LOOKING = "looking for a leader"
-    WAITING = "waiting for the plan"
-    EXCHANGING = "exchanging"
-    VOTED = "voted"
-
-
 class MemberRound:
     """One call of `Averager.round`: `run` does the work, the averager feeds it what arrives.
 
@@ -55,7 +48,12 @@ class MemberRound:
     """
 
     def __init__(
-        self, tools: Tools, ready: Ready, values: Tensor, peers: Mapping[ExpertUid, PeerId]
+        self,
+        tools: Tools,
+        ready: Ready,
+        values: Tensor,
+        peers: Mapping[ExpertUid, PeerId],
+        opened: Sequence[ExpertUid] = (),
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -64,6 +62,7 @@ class MemberRound:
             ready: what we bring, without the values.
             values: our pseudo-gradient, float32, 1-D, CPU.
             peers: where the experts of the stage are; any of them may have to lead.
+            opened: those of them who have opened a round that we could join.
         """
         self.ready = ready
         self.leader: ExpertUid | None = None
@@ -73,6 +72,8 @@ class MemberRound:
         self.reason = "given up by its caller"
         self._values = values
         self._peers = dict(peers)
+        self._opened = opened
+        self._sent_to: ExpertUid | None = None
         self._leader_peer: PeerId | None = None
         self._round_id = ""
         self._stand = Stand.LOOKING
@@ -84,6 +85,13 @@ class MemberRound:
         self._leader_gone = ""
         self._early: dict[str, Verdict] = {}
         self._verdict: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+
+    @property
+    def whereabouts(self) -> tuple[ExpertUid, PeerId] | None:
+        """Return whose round we are in or try to get into, and where that is."""
+        if self.leader is None or self._leader_peer is None:
+            return None
+        return self.leader, self._leader_peer
 
     @property
     def bytes_sent(self) -> int:
@@ -202,12 +210,14 @@ class MemberRound:
         give_up_at = now() + self._tools.config.averaging_timeout
         tried: list[str] = []
         stage, step = self.ready.stage, self.ready.outer_step
-        for uid in leader_order(stage, step, self._peers):
-            if now() >= give_up_at:
-                break
+        candidates = Candidates(self._opened, leader_order(stage, step, self._peers))
+        while (uid := candidates.next()) is not None and now() < give_up_at:
             reason = await self._try_leader(uid)
             if self.plan is not None or self._verdict.done():
                 return
+            if self._sent_to is not None:
+                candidates.redirect(uid, self._sent_to)
+                continue
             self._tools.events.emit("round.leader_skipped", expert=uid, stage=stage, reason=reason)
             tried.append(f"{uid} ({reason})")
         raise RoundAborted(f"no leader for the next outer step after {step}: {', '.join(tried)}")
@@ -215,7 +225,7 @@ class MemberRound:
     async def _try_leader(self, uid: ExpertUid) -> str:
         """Ask one expert to count us in and wait for its plan; return why that failed."""
         self.leader, self._leader_peer, self._leader_gone = uid, self._peers[uid], ""
-        self._stand = Stand.LOOKING
+        self._stand, self._sent_to = Stand.LOOKING, None
         try:
             answer = await self._call(self._leader_peer, READY, {**self.ready.to_body(), "to": uid})
             state = need(answer.body, "state", str)
@@ -223,6 +233,9 @@ class MemberRound:
                 self._stand = Stand.WAITING if self.plan is None else self._stand
                 closes_in_s = need(answer.body, "closes_in", float)
                 return await self._await_plan(need(answer.body, "round", str), closes_in_s)
+            if state == ELSEWHERE:
+                self._sent_to = take_uid(answer.body, "leader")
+                self._peers[self._sent_to] = PeerId(need(answer.body, "peer", str))
         except DistqatError as error:
             return self._leave(str(error))
         if state == AHEAD:
@@ -275,7 +288,8 @@ class MemberRound:
             await asyncio.wait([self._verdict], timeout=self._tools.margin_s)
             text = f"{', '.join(fault.blamed)} failed: {fault.reason}"
             self._conclude(aborted(self._round_id, text))
-        return self._checked(vote)
+        verdict = self._verdict.result() if self._verdict.done() else None
+        return outcome(verdict, vote, f"{self.leader}", self._leader_gone)
 
     def _aborted_before_vote(self) -> Verdict:
         verdict = self._verdict.result()
@@ -321,17 +335,6 @@ class MemberRound:
             others[self.leader] = self._leader_peer
         others.pop(self.ready.uid, None)
         await ask_all(self._tools, self._round_id, others, self._conclude)
-
-    def _checked(self, vote: Vote) -> Verdict:
-        if not self._verdict.done():
-            raise RoundAborted(
-                f"outcome unknown: leader {self.leader} fell silent after the vote"
-                f" ({self._leader_gone or 'no verdict'}), and no member knows"
-            )
-        verdict = self._verdict.result()
-        if verdict.committed and verdict.digest != vote.digest:
-            raise RoundAborted(f"committed with {verdict.digest[:12]}, we hold {vote.digest[:12]}")
-        return verdict
 
     def _committed(self, verdict: Verdict, seconds: float) -> Committed:
         plan, butterfly = self.plan, self._butterfly

@@ -44,6 +44,8 @@ AHEAD: Final = "ahead"
 """I have this outer step behind me: you must catch up."""
 DIVERGED: Final = "diverged"
 """Same outer step, other anchor."""
+ELSEWHERE: Final = "elsewhere"
+"""Answer to READY: I am in the round of another leader, or on my way there: come along."""
 CLOSED: Final = "closed"
 """The round has closed without you."""
 

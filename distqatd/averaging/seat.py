@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from distqatd.averaging.leader import Leader
+from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import AHEAD, BEHIND, COMING, DIVERGED
 from distqatd.averaging.roster import Member
@@ -38,6 +39,7 @@ class Seat:
         arrivals_s: of past rounds it led, for the adaptive grace.
         committed: last outer step taken here and who took it.
         heard: the highest outer step a member said it has, who it was, and when.
+        invitation: the last round that another leader opened.
     """
 
     uid: ExpertUid
@@ -50,6 +52,15 @@ class Seat:
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
     heard: tuple[int, ExpertUid, float] | None = None
+    invitation: Invitation | None = None
+
+    def invited(self, outer_step: int, anchor_digest: str, now: float) -> Invitation | None:
+        """Return the open round of another leader that an expert with this anchor may join."""
+        held = self.invitation
+        if held is None or now >= held.until:
+            return None
+        same = (held.outer_step, held.anchor_digest) == (outer_step, anchor_digest)
+        return held if same else None
 
     def hear(self, uid: ExpertUid, outer_step: int, now: float) -> None:
         """Note the outer step that a member says it has reached."""

@@ -7,6 +7,7 @@ from typing import Any
 from distqatd.averaging import messages
 from distqatd.averaging.digests import DigestBook
 from distqatd.averaging.leader import Leader
+from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready, Verdict, Vote, take_uid
 from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms
@@ -135,21 +136,28 @@ class RoundService:
             seat.hear(ready.uid, ready.outer_step, now())
         if state != messages.COMING:
             return {"state": state, "step": step}
-        led = self.led(seat, ready.outer_step, ready.anchor_digest) or self._lead(seat, ready)
+        led = self.led(seat, ready.outer_step, ready.anchor_digest)
+        if led is None and (other := _other_leader(seat, ready)) is not None:
+            return {"state": messages.ELSEWHERE, "step": step, "leader": other[0], "peer": other[1]}
+        led = led or self._lead(seat, ready)
         if led.round.phase is not Phase.GATHERING:
             return {"state": messages.CLOSED, "step": step}
         return {"state": messages.JOINED, "step": step, **led.ready(ready, caller)}
 
-    def _on_open(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+    def _on_open(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
-        step = need(body, "step", int)
-        state, own_step = seat.compare(step, need(body, "anchor", str))
+        leader, step = take_uid(body, "from"), need(body, "step", int)
+        anchor = need(body, "anchor", str)
+        left_s = max(0.0, need(body, "seconds", float))
+        state, own_step = seat.compare(step, anchor)
         if state == messages.BEHIND:
-            seat.hear(take_uid(body, "from"), step, now())
+            seat.hear(leader, step, now())
+        if state == messages.COMING:
+            seat.invitation = Invitation(step, anchor, leader, caller.peer_id, now() + left_s)
         if state == messages.COMING and seat.active is not None:
             state = messages.JOINED
         elif state in (messages.COMING, messages.BEHIND) and seat.on_open is not None:
-            seat.on_open(seat.uid, step + 1, max(0.0, need(body, "seconds", float)))
+            seat.on_open(seat.uid, step + 1, left_s)
         return {"state": state, "step": own_step}
 
     def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
@@ -192,3 +200,9 @@ class RoundService:
                 led.lost(peer_id, reason)
             if seat.active is not None:
                 seat.active.lost(peer_id, reason)
+
+
+def _other_leader(seat: Seat, ready: Ready) -> tuple[ExpertUid, PeerId] | None:
+    """Return the leader whose round our expert is in, where the one that asks us should go too."""
+    where = seat.active.whereabouts if seat.active is not None else None
+    return where if where is not None and where[0] not in (seat.uid, ready.uid) else None
