@@ -10,6 +10,7 @@ from distqatd.config.sections import Config, DilocoConfig, InnerOptimConfig, Mod
 from distqatd.data.tasks import task
 from distqatd.pipeline.host import StageHost
 from distqatd.roles.expert import ExpertParts, ExpertRole
+from distqatd.roles.moves import Moves
 from tests.support.contexts import World
 from tests.support.inline_executor import InlineExecutor
 from tests.support.pipelines import batch, stages
@@ -52,6 +53,7 @@ class ExpertWorld(World):
                 claims=asyncio.Lock(),
             )
             role = self.roles[peer] = ExpertRole(ctx, parts, 0)
+            Moves(ctx, [role])
             self.tasks.keep(parts.averager.run, name=f"averager.{peer}")
             role.task = self.tasks.keep(role.run, name=f"expert.{peer}")
 

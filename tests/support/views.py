@@ -1,6 +1,6 @@
 """Views of a swarm, made by hand."""
 
-from distqatd.swarm.records import ExpertRecord
+from distqatd.swarm.records import ExpertRecord, LeaseRecord
 from distqatd.swarm.view import SwarmView, build_stage, expert_info
 
 
@@ -25,3 +25,12 @@ def info(peer, uid, **fields):
 
 def view_of(stages, *experts):
     return SwarmView(tuple(build_stage(name, experts) for name in stages))
+
+
+def lease(*, term=1):
+    """Return the record of a client that holds the duty."""
+    numbers = {"next_batch": 0, "num_pipelines": 0, "num_gaps": 0, "committed": 0}
+    numbers |= {"replayed": 0, "lost": 0, "duplicated": 0}
+    ends = {"finished_unix_s": 0.0, "eval_loss": -1.0, "eval_accuracy": -1.0}
+    address = ("/ip4/10.0.0.1/tcp/1",)
+    return LeaseRecord(address, 1, term, **numbers, is_finished=False, **ends)
