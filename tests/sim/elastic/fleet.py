@@ -28,6 +28,8 @@ class Fleet:
         self.hosts: dict[str, Host] = {}
         self.nodes: dict[str, Node] = {}
         self._roles: dict[str, tuple[str, ...]] = {}
+        self.filled_twice: list[str] = []
+        """Slots that were taken although somebody served them."""
         self._dhts: list[CheapDht] | None = None if has_real_dht else []
 
     def add(self, machine: Machine) -> None:
@@ -37,7 +39,7 @@ class Fleet:
         self._roles[machine.name] = machine.roles
         host.start(self._main(machine.name))
 
-    def _main(self, name: str):  # noqa: ANN202
+    def _main(self, name: str):
         async def main(host: Host) -> None:
             join = [other.ip for other in self.hosts.values() if other is not host and other.alive]
             node = make_node(host, self._roles[name], self.config, *join[:MAX_JOIN_ADDRESSES])
@@ -45,11 +47,31 @@ class Fleet:
                 node.dht = CheapDht(self.sim.net, host, self._dhts)
             host.executor.cost_s = COST_S
             self.nodes[name] = node
-            if self.sim.net.trace.lines is not None:
-                _show_events(self.sim, name, node)
+            self._follow(name, node)
             await node.run(_nothing)
 
         return main
+
+    def _follow(self, name: str, node: Node) -> None:
+        """Look at a daemon's events; put them among the lines of a trace that somebody reads."""
+        emit, lines = node.events.emit, self.sim.net.trace.lines
+
+        def seen(kind: str, **fields: object) -> object:
+            if lines is not None:
+                text = " ".join(f"{key}={value}" for key, value in fields.items())
+                lines.append(f"{self.sim.now_s:.6f} event {name} {kind} {text}")
+            if kind == "expert.serving":
+                self._check_slot(name, str(fields["uid"]))
+            return emit(kind, **fields)
+
+        node.events.emit = seen
+
+    def _check_slot(self, name: str, uid: str) -> None:
+        """Note a slot that is taken although somebody who can be reached serves it."""
+        for other, node in self.living().items():
+            reachable = self.sim.net.connects(self.hosts[name].ip, self.hosts[other].ip)
+            if other != name and reachable and uid in {h.uid for h in _hosted(node)}:
+                self.filled_twice.append(f"{name} takes {uid}, which {other} serves")
 
     def is_alive(self, name: str) -> bool:
         """Return whether the machine's daemon runs."""
@@ -71,8 +93,7 @@ class Fleet:
 
     def serving(self) -> list[object]:
         """Return the experts that serve, on all machines that live."""
-        roles = [role for node in self.living().values() for role in node.experts]
-        return [role.hosted for role in roles if role.hosted is not None]
+        return [hosted for node in self.living().values() for hosted in _hosted(node)]
 
     def clients(self) -> list[object]:
         """Return the client roles of the machines that live."""
@@ -98,16 +119,9 @@ class Fleet:
         )
 
 
-def _show_events(sim: Sim, name: str, node: Node) -> None:
-    """Put a daemon's events among the lines of a trace that somebody reads."""
-    emit = node.events.emit
-
-    def shown(kind: str, **fields: object) -> object:
-        text = " ".join(f"{key}={value}" for key, value in fields.items())
-        sim.net.trace.lines.append(f"{sim.now_s:.6f} event {name} {kind} {text}")
-        return emit(kind, **fields)
-
-    node.events.emit = shown
+def _hosted(node: Node) -> list[object]:
+    """Return the experts that a daemon serves."""
+    return [role.hosted for role in node.experts if role.hosted is not None]
 
 
 async def _nothing() -> None:

@@ -21,10 +21,26 @@ def check_batches(fleet: Fleet, watch: Watch, crashed: set[str]) -> list[str]:
         if not living:
             wrong.append(f"nobody serves {stage}")
             continue
+        wrong += [
+            f"the book of {copy.name} is wrong: {_odd(copy)}" for copy in living if _odd(copy)
+        ]
         newest = max(living, key=lambda copy: copy.expert.outer_step)
         wrong += _twice(stage, newest, living)
         wrong += _missing(stage, newest, living, copies, watch, crashed)
     return wrong
+
+
+def _odd(copy: Copy) -> str:
+    """Return how an expert's own book differs from what it was seen to apply."""
+    book = copy.expert.book
+    for what, says, did in (
+        ("anchor", book.anchor, copy.anchor),
+        ("local", book.local, copy.local),
+    ):
+        written = {batch for first, end in says.pairs for batch in range(first, end)}
+        if written != set(+did):
+            return f"{what} says {sorted(written)}, was {sorted(+did)}"
+    return ""
 
 
 def _twice(stage: str, newest: Copy, living: list[Copy]) -> list[str]:
@@ -94,11 +110,11 @@ def two_of_a_uid(fleet: Fleet) -> list[str]:
 
 def leaks(fleet: Fleet) -> list[str]:
     """Return what is still held when nothing is under way any more."""
-    left = []
-    for hosted in fleet.serving():
-        if hosted.expert.stash_bytes:
-            left.append(f"{hosted.uid} holds {hosted.expert.stash_bytes} B of graphs")
-    return left
+    return [
+        f"{hosted.uid} holds {hosted.expert.stash_bytes} B of graphs"
+        for hosted in fleet.serving()
+        if hosted.expert.stash_bytes
+    ]
 
 
 def leaks_after_stop(fleet: Fleet) -> list[str]:

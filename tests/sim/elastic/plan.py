@@ -31,6 +31,7 @@ SLOW = "slow"
 JOIN = "join"
 """A new machine with the roles of `machines[0]` (by name up to the dot) joins."""
 
+SPLITS = {PARTITION, DEAF, FLAP}
 HAS_END = {RESTART, BLACKOUT, PARTITION, DEAF, FLAP, SLOW}
 
 
@@ -92,6 +93,11 @@ class Plan:
     weather: Weather = field(default_factory=Weather)
     diloco: tuple[tuple[str, object], ...] = ()
     has_real_dht: bool = True
+
+    @property
+    def can_split(self) -> bool:
+        """Return whether machines that live may not hear of each other for a while."""
+        return any(fault.kind in SPLITS for fault in self.faults)
 
     def __str__(self) -> str:
         """Return it as lines."""

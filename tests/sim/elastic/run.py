@@ -54,6 +54,8 @@ async def _play(sim: Sim, plan: Plan, fleet: Fleet, watch: Watch, striker: Strik
     await sim.until(fleet.is_finished, within_s=FINISH_S, what="the run is finished", every_s=0.25)
     await _settle(sim, fleet, striker)
     wrong = must.check_batches(fleet, watch, striker.crashed) + must.leaks(fleet)
+    if not plan.can_split:
+        wrong += fleet.filled_twice
     sim.check(not wrong, "; ".join(wrong))
     await fleet.stop()
     left = must.leaks_after_stop(fleet)

@@ -101,7 +101,7 @@ class Watch:
         copy.anchor = copy.anchor + own
         copy.local = Counter()
         self.anchors[copy.stage, expert.anchor_digest] = copy.anchor
-        twice = sorted(batch for batch, count in own.items() if copy.anchor[batch] > 1)
+        twice = sorted(batch for batch in own if copy.anchor[batch] > 1)
         if twice:
             self.wrong.append(
                 f"outer step {expert.outer_step} of {copy.name} has batches {twice} twice"
@@ -113,6 +113,13 @@ class Watch:
         inside = self.anchors.get((copy.stage, expert.anchor_digest), Counter())
         copy.dropped += copy.local + copy.anchor - inside
         copy.anchor, copy.local = Counter(inside), Counter()
+
+    def begins(self, expert: Any) -> None:
+        """Check that a step starts from nothing."""
+        if not expert.step_is_open and any(p.grad is not None for p in expert.stage.parameters()):
+            self.wrong.append(
+                f"{self.copy(expert).name} begins a step with another one's gradients"
+            )
 
     def contributed(self, expert: Any, contribution: Any) -> None:
         """Note what a contribution holds."""
@@ -165,9 +172,17 @@ def watching() -> Iterator[Watch]:
         watch.agreed(uid, committed)
         return committed
 
+    def forward(self, *args):
+        watch.begins(self)
+        return plain["forward"](self, *args)
+
+    def loss_backward(self, *args):
+        watch.begins(self)
+        return plain["loss_backward"](self, *args)
+
     def apply(self, num_samples, *args, **kwargs):
         result = plain["apply"](self, num_samples, *args, **kwargs)
-        batch = watch._asked[id(self)]
+        batch = args[0] if args else watch._asked[id(self)]
         watch.applied(self, batch, is_repeat=getattr(result, "is_repeat", False))
         return result
 
@@ -187,12 +202,10 @@ def watching() -> Iterator[Watch]:
         watch.loaded(self)
         return result
 
-    replaced = {
-        "apply": apply, "contribution": contribution, "commit_outer": commit_outer, "load": load,
-    }  # fmt: skip
+    replaced = (forward, loss_backward, apply, contribution, commit_outer, load)
     HostedExpert.apply, Averager.round = watched_settle, watched_round
-    for name, method in replaced.items():
-        setattr(Expert, name, method)
+    for method in replaced:
+        setattr(Expert, method.__name__, method)
     try:
         yield watch
     finally:
@@ -201,4 +214,4 @@ def watching() -> Iterator[Watch]:
             setattr(Expert, name, method)
 
 
-_METHODS = ("apply", "contribution", "commit_outer", "load")
+_METHODS = ("forward", "loss_backward", "apply", "contribution", "commit_outer", "load")
