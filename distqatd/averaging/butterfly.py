@@ -196,7 +196,8 @@ class Butterfly:
         chunk = need(body, "chunk", int)
         self._table.check(member, chunk, has_values=bool(message.tensors))
         if message.tensors:
-            values = await self._decoded(message.tensors[0])
+            start, stop = self._table.chunks[chunk]
+            values = await self._decoded(message.tensors[0], stop - start)
             self._keep(member, chunk, values)
         encoded = await asyncio.shield(self._encoded[chunk])
         self.bytes_sent += encoded.spec.nbytes
@@ -247,7 +248,7 @@ class Butterfly:
         def work() -> Tensor:
             mean = weighted_mean(contributions, self._weights, stop - start)
             encoded = self._codec.encode(mean)
-            self.mean[start:stop] = self._codec.decode(encoded)
+            self.mean[start:stop] = self._codec.decode(encoded, stop - start)
             return encoded
 
         return work
@@ -296,26 +297,18 @@ class Butterfly:
             return (to_wire("values", values),)
         return (to_wire("values", await self._executor.run(lambda: self._codec.encode(values))),)
 
-    async def _decoded(self, tensor: WireTensor) -> Tensor:
+    async def _decoded(self, tensor: WireTensor, num_values: int) -> Tensor:
         received = from_wire(tensor)
         if self._plan.codec == "fp32":
             return received
-        return await self._executor.run(lambda: self._codec.decode(received))
+        return await self._executor.run(lambda: self._codec.decode(received, num_values))
 
     async def _store(self, tensor: WireTensor, target: Tensor) -> None:
         received = from_wire(tensor)
         if self._plan.codec == "fp32" and received.data_ptr() == target.data_ptr():
             return  # it was received in place
 
-        def work() -> None:
-            decoded = self._codec.decode(received)
-            if decoded.shape != target.shape:
-                raise RemoteProtocolError(
-                    f"a mean of {decoded.numel()} values for {target.numel()}"
-                )
-            target.copy_(decoded)
-
-        await self._executor.run(work)
+        await self._executor.run(lambda: target.copy_(self._codec.decode(received, target.numel())))
 
 
 def _destination(spec: TensorSpec, target: Tensor) -> memoryview:

@@ -49,4 +49,6 @@ class DilocoConfig(Section):
     quorum: Float = Field(
         0.5, gt=0, le=1, description="share of the roster that must be ready to close a round"
     )
-    codec: Literal["fp32", "bf16"] = Field("fp32", description="how pseudo-gradients travel")
+    codec: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field(
+        "fp32", description="how pseudo-gradients travel"
+    )

@@ -41,7 +41,7 @@ def test_all_replicas_commit_the_weighted_mean_bit_for_bit() -> None:
 @given(
     st.integers(1, 6),
     st.integers(1, 9000),
-    st.sampled_from(["fp32", "bf16"]),
+    st.sampled_from(["fp32", "fp16", "bf16"]),
     st.lists(st.integers(0, 50), min_size=6, max_size=6),
     st.lists(st.floats(0, 8), min_size=6, max_size=6),
     st.integers(0, 99),

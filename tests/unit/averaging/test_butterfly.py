@@ -82,7 +82,7 @@ def oracle(values: list[torch.Tensor], samples: list[int]) -> torch.Tensor:
 @given(
     st.lists(st.integers(0, 9), min_size=1, max_size=6),
     st.integers(1, 30_000),
-    st.sampled_from(["fp32", "bf16"]),
+    st.sampled_from(["fp32", "fp16", "bf16", "int8", "int4"]),
     st.lists(st.floats(0, 2), min_size=6, max_size=6),
     st.lists(st.sampled_from([1.0, 5.0]), min_size=6, max_size=6),
 )
