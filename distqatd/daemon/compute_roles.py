@@ -13,8 +13,8 @@ from distqatd.daemon.seams import Seams
 from distqatd.data.batches import SOURCES, open_dataset
 from distqatd.data.tasks import task
 from distqatd.models.registry import check_pipeline
+from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
-from distqatd.pipeline.runner import LossDesk
 from distqatd.roles.context import Context
 from distqatd.roles.expert import ExpertParts, ExpertRole
 from distqatd.roles.moves import Moves
@@ -51,7 +51,7 @@ def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
     config = context.config
     check_pipeline(config.model_pipeline.pipeline)
     return ExpertParts(
-        host=StageHost(context.rpc, config.network.bytes_in_flight),
+        host=StageHost(context.rpc, config.network.bytes_in_flight, context.boot_epoch),
         averager=Averager(
             context.rpc,
             device.executor,
@@ -60,7 +60,7 @@ def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
             context.rng,
             context.events,
         ),
-        donors=Donors(context.rpc, device.executor),
+        donors=Donors(context.rpc, device.executor, num_slots=config.network.upload_slots),
         executor=device.executor,
         task=task(config.data.task_type),
         device=device.name,

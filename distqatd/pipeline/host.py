@@ -1,7 +1,7 @@
 """All experts of a daemon behind the `pipeline.*` methods: read, find the expert, answer."""
 
-from distqatd.base.errors import ExpertNotFound
-from distqatd.base.ids import ExpertUid
+from distqatd.base.errors import ExpertNotFound, RemoteProtocolError
+from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
@@ -13,10 +13,18 @@ from distqatd.wire.payload import Message
 
 
 class StageHost:
-    """All experts of this daemon, behind the `pipeline.*` methods."""
+    """All experts of this daemon, behind the `pipeline.*` methods.
 
-    def __init__(self, rpc: Rpc, max_bytes: int) -> None:
+    Args:
+        rpc: where they are served.
+        max_bytes: bound of the requests with tensors.
+        boot_epoch: of this daemon. A route that was made for an earlier life of it is refused:
+            an expert that has restarted is another one, although it has the same name and peer.
+    """
+
+    def __init__(self, rpc: Rpc, max_bytes: int, boot_epoch: int) -> None:
         self._rpc = rpc
+        self._boot_epoch = boot_epoch
         self._experts: dict[ExpertUid, HostedExpert] = {}
         for method, handler in (
             (m.OPEN, self._open),
@@ -24,6 +32,7 @@ class StageHost:
             (m.ABORT, self._abort),
             (m.ROUND, self._round),
             (m.STANDING, self._standing),
+            (m.BOOK, self._book),
         ):
             rpc.serve(method, handler)
         for method, handler in (
@@ -31,6 +40,7 @@ class StageHost:
             (m.EVALUATE, self._evaluate),
         ):
             rpc.serve(method, handler, max_bytes=max_bytes, sink=torch_sink)
+        rpc.on_lost(self._on_lost)
 
     def attach(self, hosted: HostedExpert) -> None:
         """Serve an expert."""
@@ -50,9 +60,25 @@ class StageHost:
 
     async def _open(self, caller: Caller, message: Message) -> Message:
         call = m.OpenCall.read(message.body)
+        self._check_life(call)
         learn_route(self._rpc, call.route)
         standing = await self._hosted(call.uid).open(call, caller.peer_id)
         return Message(standing.body())
+
+    def _check_life(self, call: m.OpenCall) -> None:
+        """Refuse a route that means an expert which this daemon hosted before it restarted."""
+        hop = next((hop for hop in call.route if hop.uid == call.uid), None)
+        if hop is None or hop.peer_id != self._rpc.peer_id:
+            raise RemoteProtocolError(f"OPEN for {call.uid}, which the route has elsewhere")
+        if hop.boot_epoch != self._boot_epoch:
+            raise ExpertNotFound(
+                f"{call.uid} of boot epoch {hop.boot_epoch} is gone: this daemon has restarted "
+                f"and is at {self._boot_epoch}; ask the swarm for a new route"
+            )
+
+    def _on_lost(self, peer_id: PeerId, _: str) -> None:
+        for hosted in self._experts.values():
+            hosted.lost(peer_id)
 
     async def _forward(self, _: Caller, message: Message) -> Message:
         call = m.MicrobatchCall.read(message.body)
@@ -69,12 +95,16 @@ class StageHost:
         return Message({})
 
     async def _round(self, _: Caller, message: Message) -> Message:
-        hosted = self._hosted(need(message.body, "uid", str))
-        return Message((await hosted.round_over()).body())
+        call = m.AskCall.read(message.body)
+        return Message((await self._hosted(call.uid).round_over(call)).body())
 
     async def _standing(self, _: Caller, message: Message) -> Message:
+        call = m.AskCall.read(message.body)
+        return Message(self._hosted(call.uid).stand_in(call).body())
+
+    async def _book(self, _: Caller, message: Message) -> Message:
         hosted = self._hosted(need(message.body, "uid", str))
-        return Message(hosted.standing().body())
+        return Message(hosted.book().body())
 
     async def _evaluate(self, _: Caller, message: Message) -> Message:
         hosted = self._hosted(need(message.body, "uid", str))

@@ -12,7 +12,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from distqatd.base.errors import PeerTimeout, StepAborted
+from distqatd.base.errors import (
+    ConnectionClosed,
+    DialError,
+    HopLost,
+    RemoteProtocolError,
+    StepAborted,
+)
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert, LossResult
@@ -21,7 +27,8 @@ from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.outcome import Outcome
+from distqatd.pipeline.gate import Gate
+from distqatd.pipeline.outcome import Outcome, check_not_lost, lost_reply
 from distqatd.pipeline.session import HOLD, Session
 from distqatd.pipeline.tensors import read_gradients
 from distqatd.wire.payload import Message
@@ -33,12 +40,23 @@ PRIORITY_BACKWARD = 1
 PRIORITY_FORWARD = 2
 PRIORITY_EVALUATE = 3
 
+IDLE = "the open step to end before the round"
+
+ORPHAN_S = 3.0
+"""A round that is due waits so long for the open step of a trainer whose link broke, seconds: it
+may come back, or another one takes its session over."""
+
 
 class HostedExpert:
     """One expert: its session with a trainer, its gate between steps and rounds.
 
     A round may run only while no step is open, and no step starts while a round runs: `pause`
     waits for the first and guards the second.
+
+    Attributes:
+        session: the trainer's route it is part of now.
+        newest: the highest session it has had, also if that is over: a lower one is refused.
+        round_due: set when a round is.
     """
 
     def __init__(
@@ -58,31 +76,59 @@ class HostedExpert:
         self.expert = expert
         self._executor = executor
         self._rpc = rpc
-        self._inner_steps = diloco.inner_steps
-        self._round_s = diloco.averaging_timeout
-        self._step_s = pipeline.forward_timeout + pipeline.backward_timeout
+        step_s = pipeline.forward_timeout + pipeline.backward_timeout
+        self._call_s = step_s + diloco.averaging_timeout
+        self._gate = Gate(uid, diloco.inner_steps, self._call_s)
+        self.round_due = self._gate.round_due
         self.session: Session | None = None
-        self.steps_to_round = diloco.inner_steps
-        self.round_due = asyncio.Event()
-        self._is_paused = False
-        self._changed = asyncio.Condition()
+        self.newest = m.SessionId(0, 0)
 
-    def standing(self) -> m.Standing:
-        """Return where the expert stands."""
+    @property
+    def steps_to_round(self) -> int:
+        """Return how many applied steps there are until the next round."""
+        return self._gate.steps_to_round
+
+    def standing(self, first: int = 0, end: int = 0) -> m.Standing:
+        """Return where the expert stands, also in the lease [first, end)."""
         return m.Standing(
             self.expert.outer_step,
             self.expert.inner_step,
             self.steps_to_round,
             self.expert.anchor_digest,
+            self.expert.book.next_missing(first, end),
+            self._gate.is_paused,
         )
 
+    def stand_in(self, call: m.AskCall) -> m.Standing:
+        """Return where the expert stands in a session; never waits for the device.
+
+        Raises:
+            StepAborted: it is not in this session.
+        """
+        self._session(call.session)
+        return self.standing(call.first, call.end)
+
+    def book(self) -> m.BookReply:
+        """Return the batches that the expert has applied."""
+        return m.BookReply(self.expert.book, self.newest.fence, self.expert.outer_step)
+
     async def open(self, call: m.OpenCall, trainer: str) -> m.Standing:
-        """Join a trainer's route; a session with a lower id gives way, a higher one refuses."""
-        held = self.session
-        if held is not None and call.session < held.id:
-            raise StepAborted(f"{self.uid} serves session {held.id}, newer than {call.session}")
-        if held is None or call.session > held.id:
-            position = [hop.uid for hop in call.route].index(self.uid)
+        """Join a trainer's route; a session with a lower id gives way.
+
+        Raises:
+            StepAborted: there has been a session with a higher id, or this one is closed.
+            RemoteProtocolError: the expert is not in the route.
+        """
+        if call.session < self.newest:
+            raise StepAborted(f"{self.uid} has served {self.newest}, newer than {call.session}")
+        if call.session == self.newest:
+            self._session(call.session)
+        else:
+            uids = [hop.uid for hop in call.route]
+            if self.uid not in uids:
+                raise RemoteProtocolError(f"OPEN for {self.uid} with the route {uids}")
+            position = uids.index(self.uid)
+            self.newest = call.session
             await self._replace_session(
                 Session(
                     call.session,
@@ -93,7 +139,12 @@ class HostedExpert:
                     trainer,
                 )
             )
-        return self.standing()
+        return self.standing(call.first, call.end)
+
+    def lost(self, peer_id: PeerId) -> None:
+        """Take note that the link to a peer broke: if it is our trainer, it may not come back."""
+        if self.session is not None and self.session.trainer == peer_id:
+            self.session.is_orphan = True
 
     async def abort(self, session_id: m.SessionId, reason: str) -> None:
         """Drop the open step of a session and close it; a repetition does nothing."""
@@ -105,7 +156,7 @@ class HostedExpert:
         if old is not None:
             old.close(reason)
         await self._executor.run(self.expert.abort, priority=PRIORITY_SETTLE)
-        await self._after_commit()
+        await self._gate.changed()
 
     # --- one microbatch
 
@@ -121,7 +172,10 @@ class HostedExpert:
         await self._turn(session, call.step, call.microbatch)
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
         async with self._in_flight:
-            outcome = await self._pass(session, call, tensors)
+            try:
+                outcome = await self._pass(session, call, tensors)
+            except HopLost as error:
+                return lost_reply(error)
         session.finish(call.microbatch)
         return outcome.reply(self.standing(), is_first=session.is_first)
 
@@ -161,7 +215,11 @@ class HostedExpert:
         outputs: tuple[Tensor, ...],
         targets: tuple[Tensor, ...],
     ) -> Message:
-        """Send outputs to the next stage, or to the trainer for the loss; return the reply."""
+        """Send outputs to the next stage, or to the trainer for the loss; return the reply.
+
+        Raises:
+            HopLost: a later stage cannot be reached.
+        """
         if session.is_last:
             peer, uid, method = PeerId(session.trainer), call.uid, m.LOSS
         else:
@@ -170,17 +228,31 @@ class HostedExpert:
         sent = (*(output.detach() for output in outputs), *targets)
         tensors = tuple(to_wire(str(i), tensor) for i, tensor in enumerate(sent))
         message = Message(replace(call, uid=uid).body(), tensors)
-        return await self._rpc.call(peer, method, message, timeout_s=self._call_s, sink=torch_sink)
+        try:
+            reply = await self._rpc.call(
+                peer, method, message, timeout_s=self._call_s, sink=torch_sink
+            )
+        except (ConnectionClosed, DialError) as error:
+            raise HopLost(f"{self.uid} cannot reach {uid}: {error}", uid) from error
+        check_not_lost(reply)
+        return reply
 
     # --- COMMIT and rounds
 
     async def commit(self, call: m.CommitCall) -> m.Standing:
-        """Apply the step; a repetition answers like the first time."""
+        """Apply the step; a repetition answers like the first time, also after the session.
+
+        Raises:
+            StepAborted: it was dropped here: replay the batch.
+        """
+        is_ours = self.session is not None and self.session.id == call.session
+        if not is_ours and call.decided.batch in self.expert.book:
+            return self.standing()
         await self.apply(self._session(call.session), call.decided)
         return self.standing()
 
     async def apply(self, session: Session, decided: m.Decided) -> None:
-        """Apply a decided step, once.
+        """Apply a decided step, once; a batch that is in the expert's book is dropped.
 
         The caller's link may die while the step is applied, and then this is cancelled but the
         work is not: it notes by itself what it has done, so that a repetition does nothing.
@@ -188,39 +260,41 @@ class HostedExpert:
 
         def work() -> None:
             if session.may_commit(decided.step):
-                self.expert.apply(decided.num_samples)
+                result = self.expert.apply(decided.num_samples, decided.batch)
                 session.commit(decided.step)
-                self.steps_to_round -= 1
+                self._gate.steps_to_round -= 0 if result.is_repeat else 1
 
         if session.may_commit(decided.step):
             await self._executor.run(work, priority=PRIORITY_SETTLE)
-        await self._after_commit()
-
-    async def _after_commit(self) -> None:
-        """Let the next step start, or hold it back if a round is due."""
-        if self.steps_to_round <= 0 and not self._is_paused:
-            self._is_paused = True
-            self.round_due.set()
-        await self._notify()
+        await self._gate.changed()
 
     @asynccontextmanager
     async def pause(self) -> AsyncIterator[None]:
         """Hold back new steps, wait until none is open, and let steps start again afterwards."""
-        self._is_paused = True
-        try:
-            async with self._deadline("the open step to end before the round"):
-                await self._until(lambda: self.session is None or self.session.is_idle)
+        async with self._gate.pause(self._until_idle):
             yield
-        finally:
-            self._is_paused = False
-            self.round_due.clear()
-            self.steps_to_round = self._inner_steps
-            await self._notify()
 
-    async def round_over(self) -> m.Standing:
-        """Return where the expert stands once no round is due or running."""
-        async with self._deadline("the round to end"):
-            await self._until(lambda: not self._is_paused)
+    async def _until_idle(self) -> None:
+        """Wait until no step is open; end the session of a trainer that is gone."""
+
+        def may_go_on() -> bool:
+            return self.session is None or self.session.is_idle or self.session.is_orphan
+
+        await self._gate.until(may_go_on, IDLE)
+        while (session := self.session) is not None and not session.is_idle:
+            await asyncio.sleep(ORPHAN_S)
+            if self.session is session and session.is_orphan and not session.is_idle:
+                await self._replace_session(None, "its trainer is gone")
+            await self._gate.until(may_go_on, IDLE)
+
+    async def round_over(self, call: m.AskCall) -> m.Standing:
+        """Return where the expert stands once no round is due or running.
+
+        Raises:
+            StepAborted: it is not in this session.
+        """
+        self._session(call.session)
+        await self._gate.until(lambda: not self._gate.is_paused, "the round to end")
         return self.standing()
 
     # --- evaluation
@@ -242,24 +316,20 @@ class HostedExpert:
 
     # --- plumbing
 
-    @property
-    def _call_s(self) -> float:
-        return self._step_s + self._round_s
-
     def _session(self, session_id: m.SessionId) -> Session:
         if self.session is None or self.session.id != session_id:
             raise StepAborted(f"{self.uid} is not in session {session_id}")
+        self.session.is_orphan = False
         return self.session
 
     async def _turn(self, session: Session, step: int, microbatch: int) -> None:
         """Wait until the microbatch may start, and mark it started."""
 
         def may_start() -> bool:
-            return session.admit(step, microbatch, is_paused=self._is_paused) != HOLD
+            paused = self._gate.is_paused
+            return session.admit(step, microbatch, is_paused=paused) != HOLD
 
-        if not may_start():
-            async with self._deadline(f"step {step} to start"):
-                await self._until(may_start)
+        await self._gate.until(may_start, f"step {step} to start")
         session.start(microbatch)
 
     async def _compute(self, session: Session, work: Callable[[], T], priority: int) -> T:
@@ -271,20 +341,3 @@ class HostedExpert:
             return work()
 
         return await self._executor.run(guarded, priority=priority)
-
-    async def _until(self, predicate: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(predicate)
-
-    async def _notify(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    @asynccontextmanager
-    async def _deadline(self, awaited: str) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(self._call_s):
-                yield
-        except TimeoutError:
-            message = f"{self.uid} waited {self._call_s:.0f} s for {awaited}"
-            raise PeerTimeout(message) from None

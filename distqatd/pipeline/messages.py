@@ -4,7 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid
+from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import BatchBook
 from distqatd.net.book import parse_advertised
 from distqatd.net.rpc import Rpc
 from distqatd.swarm.routes import Route, read_route, route_body
@@ -18,6 +21,7 @@ ABORT = "pipeline.abort"
 ROUND = "pipeline.round"
 EVALUATE = "pipeline.evaluate"
 STANDING = "pipeline.standing"
+BOOK = "pipeline.book"
 
 
 def learn_route(rpc: Rpc, route: Route) -> None:
@@ -51,13 +55,21 @@ class SessionId:
 
 @dataclass(frozen=True, slots=True)
 class OpenCall:
-    """A trainer takes an expert into its route."""
+    """A trainer takes an expert into its route.
+
+    Attributes:
+        first: first batch of the lease that the session begins with; the answer says which of
+            [first, end) is the first that the expert has not applied.
+        end: one past the lease's last batch.
+    """
 
     uid: ExpertUid
     session: SessionId
     route: Route
     num_microbatches: int
     loss_at_trainer: bool
+    first: int = 0
+    end: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -67,6 +79,8 @@ class OpenCall:
             "route": route_body(self.route),
             "num_microbatches": self.num_microbatches,
             "loss_at_trainer": self.loss_at_trainer,
+            "first": self.first,
+            "end": self.end,
         }
 
     @classmethod
@@ -78,6 +92,8 @@ class OpenCall:
             read_route(need(body, "route", list)),
             need(body, "num_microbatches", int),
             need(body, "loss_at_trainer", bool),
+            need(body, "first", int),
+            need(body, "end", int),
         )
 
 
@@ -176,13 +192,46 @@ class CommitCall:
 
 
 @dataclass(frozen=True, slots=True)
+class AskCall:
+    """A question about an expert's part in a session, for ROUND and STANDING.
+
+    Attributes:
+        first: first batch of the lease that is asked about, as in OpenCall; ROUND has none.
+        end: one past its last batch.
+    """
+
+    uid: ExpertUid
+    session: SessionId
+    first: int = 0
+    end: int = 0
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {"uid": self.uid, **self.session.body(), "first": self.first, "end": self.end}
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        uid = ExpertUid(need(body, "uid", str))
+        return cls(uid, SessionId.read(body), need(body, "first", int), need(body, "end", int))
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """Where an expert stands, in replies to OPEN, COMMIT, ROUND and STANDING."""
+    """Where an expert stands, in replies to OPEN, COMMIT, ROUND and STANDING.
+
+    Attributes:
+        next_batch: first batch of the lease asked about that is not in the expert's book; the
+            lease's end if all are; 0 where no lease was asked about.
+        in_round: a round is due or running, and steps wait for it.
+    """
 
     outer_step: int
     inner_step: int
     steps_to_round: int
     anchor_digest: str
+    next_batch: int = 0
+    in_round: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -191,6 +240,8 @@ class Standing:
             "inner_step": self.inner_step,
             "steps_to_round": self.steps_to_round,
             "anchor_digest": self.anchor_digest,
+            "next_batch": self.next_batch,
+            "in_round": self.in_round,
         }
 
     @classmethod
@@ -201,4 +252,43 @@ class Standing:
             need(body, "inner_step", int),
             need(body, "steps_to_round", int),
             need(body, "anchor_digest", str),
+            need(body, "next_batch", int),
+            need(body, "in_round", bool),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class BookReply:
+    """An expert's book of batches: the answer to BOOK.
+
+    Attributes:
+        fence: the highest that a session here has had; 0 if there was none since it started.
+        outer_step: of the anchor.
+    """
+
+    book: BatchBook
+    fence: int
+    outer_step: int
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "anchor": self.book.anchor.to_list(),
+            "local": self.book.local.to_list(),
+            "fence": self.fence,
+            "outer_step": self.outer_step,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message.
+
+        Raises:
+            RemoteProtocolError: it is no book.
+        """
+        sets = [need(body, name, list) for name in ("anchor", "local")]
+        try:
+            book = BatchBook(*(IntervalSet.read(ranges) for ranges in sets))
+        except ValueError as error:
+            raise RemoteProtocolError(f"an expert's book: {error}") from error
+        return cls(book, need(body, "fence", int), need(body, "outer_step", int))

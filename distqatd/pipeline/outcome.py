@@ -1,17 +1,23 @@
 """What comes back along a route: gradients, the loss, and where every stage stands."""
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 from torch import Tensor
 
-from distqatd.base.errors import RemoteProtocolError
+from distqatd.base.errors import HopLost, NonFinite, RemoteProtocolError
 from distqatd.compute.results import LossResult
+from distqatd.data.batches import Batch
 from distqatd.pipeline.messages import Standing
 from distqatd.pipeline.tensors import pack_gradients
 from distqatd.swarm.routes import MAX_STAGES
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
+
+MAX_REASON = 300
+"""Characters of a reason that travel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,26 @@ class Outcome:
         return Message(body, packed.tensors)
 
 
+def lost_reply(error: HopLost) -> Message:
+    """Return the answer of a stage that cannot reach a later one.
+
+    An answer and not an error, because an error has only text: who is gone travels back along
+    the route to the trainer, which must tell its client.
+    """
+    return Message({"lost": error.uid, "reason": str(error)[:MAX_REASON]})
+
+
+def check_not_lost(reply: Message) -> None:
+    """Check that an answer is not that a later stage is gone.
+
+    Raises:
+        HopLost: it is; names the expert and the reason.
+    """
+    if "lost" in reply.body:
+        reason = need(reply.body, "reason", str)[:MAX_REASON]
+        raise HopLost(reason, need(reply.body, "lost", str)[:64])
+
+
 def read_standings(reply: Message) -> tuple[dict[str, Any], ...]:
     """Return the standings in a reply; the trainer's answer to LOSS has none.
 
@@ -60,3 +86,36 @@ def read_loss(reply: Message) -> LossResult | None:
         return None
     sums = need(reply.body, "sums", dict)
     return LossResult(need(reply.body, "loss", float), {k: need(sums, k, float) for k in sums})
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step that every stage has done its part of.
+
+    Attributes:
+        loss: mean over the samples of the step.
+        sums: metric sums of the step, see `data.tasks`.
+    """
+
+    step: int
+    loss: float
+    sums: dict[str, float]
+    num_samples: int
+
+
+def sum_up(
+    step: int, results: Mapping[int, LossResult], parts: Sequence[Batch], num_samples: int
+) -> StepResult:
+    """Return the result of a step from those of its microbatches, by their number.
+
+    Raises:
+        NonFinite: the loss is NaN or infinite.
+    """
+    loss = sum(results[i].loss * part.num_samples for i, part in enumerate(parts)) / num_samples
+    if not math.isfinite(loss):
+        raise NonFinite(f"the loss of step {step} is {loss}; the step is dropped")
+    sums: dict[str, float] = {}
+    for index in range(len(parts)):
+        for name, value in results[index].sums.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return StepResult(step, loss, sums, num_samples)

@@ -7,91 +7,43 @@ step and the batch is replayed.
 """
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Coroutine
 from typing import Any
 
 from torch import Tensor
 
-from distqatd.base.errors import DistqatError, NetworkError, NonFinite, StepAborted
+from distqatd.base.errors import DistqatError, NetworkError, StepAborted
 from distqatd.base.events import EventLog
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.rng import stable_seed
-from distqatd.compute.executor import Executor
-from distqatd.compute.expert import LossResult
-from distqatd.compute.payload import to_wire, torch_sink
+from distqatd.compute.payload import torch_sink
+from distqatd.compute.results import LossResult
 from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.batches import Batch
-from distqatd.data.tasks import Task
-from distqatd.net.rpc import Caller, Rpc
+from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.outcome import read_loss, read_standings
-from distqatd.pipeline.tensors import pack_gradients, read_tensors
+from distqatd.pipeline.desk import LossDesk
+from distqatd.pipeline.ending import Ending, end_session
+from distqatd.pipeline.outcome import StepResult, check_not_lost, read_loss, read_standings, sum_up
+from distqatd.pipeline.tensors import wired
+from distqatd.pipeline.together import all_of, attended
+from distqatd.pipeline.watch import Watch
 from distqatd.swarm.routes import Hop, Route
-from distqatd.wire.payload import Message, WireTensor
+from distqatd.wire.payload import Message
 
-ABORT_S = 5.0
-"""A stage that does not take an ABORT within this many seconds counts as unreachable."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """A step that every stage has done its part of.
-
-    Attributes:
-        loss: mean over the samples of the step.
-        sums: metric sums of the step, see `data.tasks`.
-    """
-
-    step: int
-    loss: float
-    sums: dict[str, float]
-    num_samples: int
-
-
-class LossDesk:
-    """Answers `pipeline.loss` for the trainers of this daemon (`loss_at: trainer`)."""
-
-    def __init__(self, rpc: Rpc, executor: Executor, task: Task, max_bytes: int) -> None:
-        self._executor = executor
-        self._task = task
-        self._targets: dict[tuple[m.SessionId, int, int], tuple[Tensor, ...]] = {}
-        self._losses: dict[tuple[m.SessionId, int, int], LossResult] = {}
-        rpc.serve(m.LOSS, self._serve, max_bytes=max_bytes, sink=torch_sink)
-
-    def expect(self, call: m.MicrobatchCall, targets: tuple[Tensor, ...]) -> None:
-        """Keep the targets of a microbatch until its outputs come."""
-        self._targets[call.session, call.step, call.microbatch] = targets
-
-    def take(self, call: m.MicrobatchCall) -> LossResult | None:
-        """Return the microbatch's loss, once, and forget the microbatch."""
-        key = (call.session, call.step, call.microbatch)
-        self._targets.pop(key, None)
-        return self._losses.pop(key, None)
-
-    async def _serve(self, _: Caller, message: Message) -> Message:
-        call = m.MicrobatchCall.read(message.body)
-        key = (call.session, call.step, call.microbatch)
-        targets = self._targets.get(key)
-        if targets is None:
-            raise StepAborted(f"step {call.step} of session {call.session} is not in flight here")
-        outputs = read_tensors(message)
-        result, grads = await self._executor.run(lambda: self._loss(outputs, targets, call.scale))
-        self._losses[key] = result
-        return pack_gradients(grads)
-
-    def _loss(
-        self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], scale: float
-    ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
-        leaves = tuple(output.requires_grad_() for output in outputs)
-        loss = self._task.loss(leaves, targets)
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
-        result = LossResult(loss.item(), self._task.metrics(leaves, targets))
-        return result, tuple(leaf.grad for leaf in leaves)
+NUM_TIMES = 64
+"""Steps of the route whose duration is remembered."""
 
 
 class RouteRunner:
-    """Runs steps over one route under one session. Used by one task at a time."""
+    """Runs steps over one route under one session. Used by one task at a time.
+
+    Attributes:
+        route: the experts, in pipeline order.
+        session: under which they take our steps.
+        standings: where each expert stood when it was last heard.
+    """
 
     def __init__(
         self,
@@ -111,14 +63,36 @@ class RouteRunner:
         self._desk = desk
         self._events = events
         self._seed = seed
-        self._call_s = (
-            pipeline.forward_timeout + pipeline.backward_timeout + diloco.averaging_timeout
-        )
+        step_s = pipeline.forward_timeout + pipeline.backward_timeout
+        self._call_s = step_s + diloco.averaging_timeout
         self._settle_s = pipeline.forward_timeout
         self._step = 0
         self._decided: m.Decided | None = None
+        self._watch = Watch(route, self._ask_where, step_s)
+        self._times: deque[float] = deque(maxlen=NUM_TIMES)
         self.standings: dict[ExpertUid, m.Standing] = {}
-        self.unsettled: dict[Hop, m.CommitCall] = {}
+
+    @property
+    def unconfirmed(self) -> int | None:
+        """Return the batch that is decided, but perhaps not applied by every stage yet."""
+        return self._decided.batch if self._decided is not None else None
+
+    @property
+    def outer_step(self) -> int:
+        """Return the lowest committed outer step among the route's stages."""
+        return min((s.outer_step for s in self.standings.values()), default=0)
+
+    @property
+    def round_is_next(self) -> bool:
+        """Return whether the decided step is the last before an outer step of some stage."""
+        pending = 1 if self._decided is not None else 0
+        return any(s.steps_to_round - pending <= 0 for s in self.standings.values())
+
+    def lost(self, peer_id: PeerId, reason: str) -> None:
+        """Take note that the link to a peer broke; a step through it fails if it is gone."""
+        self._watch.lost(peer_id, reason)
+
+    # --- the session
 
     async def settle(self, earlier: dict[Hop, m.CommitCall]) -> None:
         """Deliver the COMMITs that an earlier runner could not, to the experts of this route.
@@ -139,49 +113,67 @@ class RouteRunner:
                 self._events.emit("step.settled_late", uid=hop.uid, error=str(error))
             del earlier[hop]
 
-    async def open(self) -> None:
-        """Take every expert of the route into the session."""
+    async def open(self, first: int = 0, end: int = 0) -> int:
+        """Take every expert of the route into the session.
+
+        Returns:
+            The first batch of the lease [first, end) that a stage of the route has not applied;
+            `end` if there is none.
+        """
         m.learn_route(self._rpc, self.route)
         num_microbatches = self._diloco.num_microbatches
 
         async def one(hop: Hop) -> None:
             call = m.OpenCall(
-                hop.uid, self.session, self.route, num_microbatches, self._desk is not None
+                hop.uid,
+                self.session,
+                self.route,
+                num_microbatches,
+                self._desk is not None,
+                first,
+                end,
             )
             await self._ask_standing(hop, m.OPEN, call.body(), self._settle_s)
 
-        await _all(one(hop) for hop in self.route)
+        await all_of(one(hop) for hop in self.route)
+        return self._first_missing()
+
+    async def find(self, first: int, end: int) -> int:
+        """Return what `open` does, for another lease within the session."""
+
+        async def one(hop: Hop) -> None:
+            call = m.AskCall(hop.uid, self.session, first, end)
+            await self._ask_standing(hop, m.STANDING, call.body(), self._settle_s)
+
+        await all_of(one(hop) for hop in self.route)
+        return self._first_missing()
+
+    def _first_missing(self) -> int:
+        return min(standing.next_batch for standing in self.standings.values())
+
+    # --- a step
 
     async def step(self, batch: Batch, number: int) -> StepResult:
         """Run batch `number` through the route; what is decided of the one before goes along.
 
         Raises:
             NonFinite: the loss is NaN or infinite.
+            HopLost: a stage is gone or does not answer.
             DistqatError: whatever failed first; call `abort`, then replay the batch.
         """
         self._step += 1
+        began = asyncio.get_running_loop().time()
         parts = batch.split(self._diloco.num_microbatches)
         results: dict[int, LossResult] = {}
 
         async def one(index: int, part: Batch) -> None:
             results[index] = await self._microbatch(index, part, batch.num_samples, number)
 
-        await _all(one(i, part) for i, part in enumerate(parts))
-        result = self._summarise(results, parts, batch.num_samples)
+        await self._attended(all_of(one(i, part) for i, part in enumerate(parts)))
+        result = sum_up(self._step, results, parts, batch.num_samples)
         self._decided = m.Decided(self._step, batch.num_samples, number)
+        self._times.append(asyncio.get_running_loop().time() - began)
         return result
-
-    def _summarise(
-        self, results: dict[int, LossResult], parts: tuple[Batch, ...], num_samples: int
-    ) -> StepResult:
-        loss = sum(results[i].loss * part.num_samples for i, part in enumerate(parts)) / num_samples
-        if loss - loss != 0.0:
-            raise NonFinite(f"the loss of step {self._step} is {loss}; the step is dropped")
-        sums: dict[str, float] = {}
-        for result in results.values():
-            for name, value in result.sums.items():
-                sums[name] = sums.get(name, 0.0) + value
-        return StepResult(self._step, loss, sums, num_samples)
 
     async def _microbatch(
         self, index: int, part: Batch, num_samples: int, number: int
@@ -212,11 +204,12 @@ class RouteRunner:
     async def _forward(
         self, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
     ) -> LossResult | None:
-        message = Message(call.body(), _wired(tensors))
+        message = Message(call.body(), wired(tensors))
         first = self.route[0].peer_id
         reply = await self._rpc.call(
             first, m.FORWARD, message, timeout_s=self._call_s, sink=torch_sink
         )
+        check_not_lost(reply)
         for hop, standing in zip(self.route, read_standings(reply), strict=False):
             self.standings[hop.uid] = m.Standing.read(standing)
         return read_loss(reply)
@@ -228,112 +221,47 @@ class RouteRunner:
         decided = self._decided
         if decided is None:
             return
-        await _all(self._commit(hop, decided, self._call_s) for hop in self.route)
-        if self._decided is decided:
-            self._decided = None
-
-    async def _commit(self, hop: Hop, decided: m.Decided, timeout_s: float) -> None:
-        call = m.CommitCall(hop.uid, self.session, decided)
-        await self._ask_standing(hop, m.COMMIT, call.body(), timeout_s)
-
-    async def abort(self, reason: str) -> tuple[PeerId, ...]:
-        """Commit what was decided wherever a stage lives, then drop the open step everywhere.
-
-        Returns:
-            The peers that could not be reached; what they owe is in `unsettled`.
-        """
-        silent: list[PeerId] = []
-        decided = self._decided
 
         async def one(hop: Hop) -> None:
-            try:
-                if decided is not None:
-                    self.unsettled[hop] = m.CommitCall(hop.uid, self.session, decided)
-                    await self._commit(hop, decided, ABORT_S)
-                    del self.unsettled[hop]
-                body = {"uid": hop.uid, **self.session.body(), "reason": reason}
-                await self._rpc.call(hop.peer_id, m.ABORT, Message(body), timeout_s=ABORT_S)
-            except DistqatError as error:
-                if isinstance(error, NetworkError):
-                    silent.append(hop.peer_id)
-                else:
-                    self.unsettled.pop(hop, None)
-                # The stage is gone or serves somebody else; it drops the step by itself.
-                self._events.emit("step.abort_unheard", uid=hop.uid, error=str(error))
+            call = m.CommitCall(hop.uid, self.session, decided)
+            await self._ask_standing(hop, m.COMMIT, call.body(), self._call_s)
 
-        await _all(one(hop) for hop in self.route)
+        await self._attended(all_of(one(hop) for hop in self.route))
         self._decided = None
-        return tuple(silent)
 
-    @property
-    def round_is_next(self) -> bool:
-        """Return whether the decided step is the last before an outer step of some stage."""
-        pending = 1 if self._decided is not None else 0
-        return any(s.steps_to_round - pending <= 0 for s in self.standings.values())
+    async def abort(self, reason: str, lost: Collection[str] = ()) -> Ending:
+        """Commit what was decided wherever a stage lives, then drop the open step everywhere.
+
+        Args:
+            reason: for the stages.
+            lost: uids of stages that are known to be gone; they are not waited for.
+        """
+        decided, self._decided = self._decided, None
+        return await end_session(
+            self._rpc, self.route, self.session, decided, reason, lost, self._events
+        )
 
     async def wait_round(self) -> None:
         """Return when no stage of the route has a round due or running."""
 
         async def one(hop: Hop) -> None:
-            await self._ask_standing(hop, m.ROUND, {"uid": hop.uid}, self._call_s)
+            body = m.AskCall(hop.uid, self.session).body()
+            await self._ask_standing(hop, m.ROUND, body, self._call_s)
 
-        await _all(one(hop) for hop in self.route)
+        await self._attended(all_of(one(hop) for hop in self.route))
 
-    @property
-    def outer_step(self) -> int:
-        """Return the lowest committed outer step among the route's stages."""
-        return min((s.outer_step for s in self.standings.values()), default=0)
+    # --- plumbing
+
+    async def _attended(self, work: Coroutine[Any, Any, None]) -> None:
+        await attended(work, self._watch.run(self._times))
+
+    async def _ask_where(self, hop: Hop, timeout_s: float) -> m.Standing:
+        body = m.AskCall(hop.uid, self.session).body()
+        reply = await self._rpc.call(hop.peer_id, m.STANDING, Message(body), timeout_s=timeout_s)
+        return m.Standing.read(reply.body)
 
     async def _ask_standing(
         self, hop: Hop, method: str, body: dict[str, object], timeout_s: float
     ) -> None:
         reply = await self._rpc.call(hop.peer_id, method, Message(body), timeout_s=timeout_s)
         self.standings[hop.uid] = m.Standing.read(reply.body)
-
-
-async def evaluate(
-    rpc: Rpc, route: Route, batches: Iterable[Batch], timeout_s: float
-) -> dict[str, float]:
-    """Run the anchors of a route over batches; return metric sums, see `data.tasks`."""
-    totals: dict[str, float] = {}
-    for batch in batches:
-        values = _wired(batch.inputs)
-        for hop in route[:-1]:
-            body = {"uid": hop.uid, "num_inputs": len(values)}
-            reply = await rpc.call(
-                hop.peer_id, m.EVALUATE, Message(body, values), timeout_s=timeout_s
-            )
-            values = reply.tensors
-        body = {"uid": route[-1].uid, "num_inputs": len(values)}
-        message = Message(body, (*values, *_wired(batch.targets)))
-        reply = await rpc.call(route[-1].peer_id, m.EVALUATE, message, timeout_s=timeout_s)
-        result = read_loss(reply)
-        for name, value in result.sums.items() if result is not None else ():
-            totals[name] = totals.get(name, 0.0) + value
-    return totals
-
-
-def _wired(tensors: tuple[Tensor, ...]) -> tuple[WireTensor, ...]:
-    return tuple(to_wire(str(i), tensor) for i, tensor in enumerate(tensors))
-
-
-async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Run coroutines together; the first DistqatError cancels the others and is raised alone."""
-    coroutines = list(work)
-    if len(coroutines) == 1:
-        await coroutines[0]
-        return
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for coroutine in coroutines:
-                tasks.create_task(coroutine)
-    except* DistqatError as group:
-        raise next(_leaves(group)) from None
-
-
-def _leaves(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error

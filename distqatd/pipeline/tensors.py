@@ -4,12 +4,17 @@ from torch import Tensor
 
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.compute.payload import from_wire, to_wire
-from distqatd.wire.payload import Message
+from distqatd.wire.payload import Message, WireTensor
 
 
 def read_tensors(message: Message) -> tuple[Tensor, ...]:
     """Return a message's tensors in order."""
     return tuple(from_wire(tensor) for tensor in message.tensors)
+
+
+def wired(tensors: tuple[Tensor, ...]) -> tuple[WireTensor, ...]:
+    """Return tensors as they travel, named by their place."""
+    return tuple(to_wire(str(i), tensor) for i, tensor in enumerate(tensors))
 
 
 def pack_gradients(grads: tuple[Tensor | None, ...]) -> Message:

@@ -4,9 +4,10 @@ import pytest
 
 from distqatd.averaging import butterfly
 from distqatd.averaging.state import Donors
+from distqatd.compute.book import BatchBook
 from distqatd.compute.expert import Expert
 from distqatd.pipeline.session import Session
-from distqatd.roles.trainer import TrainerRole
+from distqatd.roles.trainer_steps import JobSteps
 from tests.sim.registry import find
 from tests.sim.sim import SimFailure, run
 
@@ -25,7 +26,8 @@ def first_failure(name: str, num_seeds: int) -> str:
 
 def test_a_commit_that_is_applied_twice_is_caught(monkeypatch: Patch) -> None:
     monkeypatch.setattr(Session, "may_commit", lambda *_: True)
-    # The expert's own guard against an update without a step would hide it.
+    # The expert's own guards against an update without a step, and of a batch, would hide it.
+    monkeypatch.setattr(BatchBook, "__contains__", lambda *_: False)
     monkeypatch.setattr(Expert, "_check_complete", lambda _: None)
     assert "applied too often" in first_failure("expert-dies", 20)
 
@@ -36,14 +38,13 @@ def test_an_abort_that_keeps_gradients_is_caught(monkeypatch: Patch) -> None:
 
 
 def test_an_abort_that_forgets_which_batch_it_was_is_caught(monkeypatch: Patch) -> None:
-    give_up = TrainerRole._give_up
+    give_up = JobSteps._give_up
 
-    async def skipping(self, job, runner, error):
-        lost = await give_up(self, job, runner, error)
-        job.next_batch += 1
-        return lost
+    async def skipping(self, error):
+        await give_up(self, error)
+        self._job.leases.current.next += 1
 
-    monkeypatch.setattr(TrainerRole, "_give_up", skipping)
+    monkeypatch.setattr(JobSteps, "_give_up", skipping)
     assert "is not plain torch's" in first_failure("replays-exactly", 30)
 
 

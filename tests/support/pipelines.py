@@ -15,10 +15,11 @@ from distqatd.config.sections import (
 from distqatd.data.batches import Batch
 from distqatd.data.tasks import task
 from distqatd.models.registry import build_stage
+from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.messages import SessionId
-from distqatd.pipeline.runner import LossDesk, RouteRunner
+from distqatd.pipeline.runner import RouteRunner
 from distqatd.swarm.routes import Hop
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_rpc import MemoryNetwork
@@ -100,7 +101,7 @@ class Pipeline:
             task("cv"),
             self.max_in_flight,
         )
-        StageHost(rpc, 1 << 30).attach(hosted)
+        StageHost(rpc, 1 << 30, hop.boot_epoch).attach(hosted)
         self.hosted[hop.uid] = hosted
         return hop
 

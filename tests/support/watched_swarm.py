@@ -10,7 +10,6 @@ import torch
 
 from distqatd.averaging.averager import Averager
 from distqatd.compute.expert import Expert
-from distqatd.pipeline.hosted import HostedExpert
 
 
 @dataclass
@@ -42,23 +41,19 @@ def watched() -> Iterator[Book]:
 
 @contextmanager
 def _watched_steps(book: Book) -> Iterator[None]:
-    asked: dict[int, int] = {}
-    settle, apply = HostedExpert.apply, Expert.apply
+    apply = Expert.apply
 
-    async def watched_settle(self, session, decided):
-        asked[id(self.expert)] = decided.batch
-        return await settle(self, session, decided)
-
-    def watched_apply(self, num_samples):
-        result = apply(self, num_samples)
-        book.applied[_stage(self.uid), asked[id(self)]] += 1
+    def watched_apply(self, num_samples, batch=None):
+        result = apply(self, num_samples, batch)
+        if not result.is_repeat:
+            book.applied[_stage(self.uid), batch] += 1
         return result
 
-    HostedExpert.apply, Expert.apply = watched_settle, watched_apply
+    Expert.apply = watched_apply
     try:
         yield
     finally:
-        HostedExpert.apply, Expert.apply = settle, apply
+        Expert.apply = apply
 
 
 @contextmanager

@@ -28,7 +28,7 @@ async def serve(hid: int) -> None:
         hosted = HostedExpert(
             UID, expert, executor, pool, DilocoConfig(), ModelPipelineConfig(), criterion
         )
-        StageHost(pool, 1 << 30).attach(hosted)
+        StageHost(pool, 1 << 30, 1).attach(hosted)
         say(port=address.port)
         await links.parent_is_gone()
         executor.close()

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from distqatd.base.errors import DistqatError, NetworkError, StepAborted
+from distqatd.pipeline.evaluating import evaluate
 from distqatd.pipeline.messages import COMMIT, FORWARD, CommitCall, Decided
-from distqatd.pipeline.runner import evaluate
 from tests.support.inline_executor import InlineExecutor
 from tests.support.pipelines import Pipeline, batch, train_plain
 
@@ -82,7 +82,7 @@ async def test_a_decided_step_is_committed_once_even_if_the_next_one_fails():
     bad.inputs[0][0, 0] = float("nan")
     with pytest.raises(DistqatError):
         await runner.step(bad, 1)
-    assert await runner.abort("the loss was not finite") == ()
+    assert (await runner.abort("the loss was not finite")).lost == ()
     runner = pipeline.runner(serial=2)
     await runner.open()
     losses += await run_steps(runner, [1])
@@ -99,7 +99,7 @@ async def test_a_dead_expert_aborts_the_step_and_a_replica_takes_its_place():
     pipeline.net.cut("p1.0")
     with pytest.raises(NetworkError):
         await runner.step(batch(1), 1)
-    assert await runner.abort("p1.0 died") == ("p1.0",)
+    assert (await runner.abort("p1.0 died")).lost == ("p1.0",)
     runner = pipeline.runner((pipeline.route[0], spare), serial=2)
     await runner.open()
     await run_steps(runner, [1])
@@ -213,8 +213,9 @@ async def test_a_commit_that_could_not_be_delivered_is_before_the_next_session_o
     await runner.open()
     losses = [(await runner.step(batch(0), 0)).loss]
     pipeline.net.cut("p1.0")
-    assert await runner.abort("the link broke") == ("p1.0",)
-    unsettled = runner.unsettled
+    ending = await runner.abort("the link broke")
+    assert ending.lost == ("p1.0",)
+    unsettled = ending.unsettled
     assert [hop.peer_id for hop in unsettled] == ["p1.0"]
     runner = pipeline.runner(serial=2)
     with pytest.raises(NetworkError):
@@ -233,10 +234,9 @@ async def test_a_commit_that_comes_after_another_session_is_dropped():
     await runner.open()
     await runner.step(batch(0), 0)
     pipeline.net.cut("p1.0")
-    await runner.abort("the link broke")
+    unsettled = (await runner.abort("the link broke")).unsettled
     pipeline.net.heal("p1.0")
     await pipeline.runner(fence=2).open()
-    unsettled = runner.unsettled
     await pipeline.runner(fence=3).settle(unsettled)
     assert unsettled == {}
     assert [event.kind for event in pipeline.events.since()].count("step.settled_late") == 1

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from distqatd.base.errors import StaleTerm, SwarmError
+from distqatd.base.intervals import IntervalSet
 from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
 from distqatd.config.sections import Config
@@ -20,7 +21,8 @@ from distqatd.roles.client_calls import (
     Report,
     read_reports,
 )
-from distqatd.roles.trainer import MAX_NON_FINITE, TrainerRole
+from distqatd.roles.trainer import TrainerRole
+from distqatd.roles.trainer_steps import MAX_NON_FINITE
 from distqatd.swarm import records as r
 from distqatd.swarm.routes import route_body
 from distqatd.wire.payload import Message
@@ -56,7 +58,8 @@ class Client:
         self.total, self.world = total, world
         self.reports = []
         self.failing = 0
-        self.fence = 0
+        self.fence = self.session = self.next = 0
+        self.done = IntervalSet()
         self.rpc = world.net.peer("client")
         self.rpc.serve(SYNC, self.sync)
 
@@ -68,16 +71,24 @@ class Client:
             raise SwarmError("not now")
         for peer in report.lost:
             self.world.net.heal(peer)
-        done = report.held[-1].next if report.held else 0
-        if done >= self.total:
+        for held in report.held:
+            self.done = self.done.add(held.first, held.next)
+        if len(self.done) >= self.total:
             return Message(Grant(1, 0, 0, 0, (), is_over=True, reason="done").body())
         fence = first = end = 0
-        if report.wants_lease:
-            first = report.held[-1].end if report.held else 0
-            self.fence, end = self.fence + 1, min(first + LEASE, self.total)
+        if report.wants_lease and self.next < self.total:
+            first, end = self.next, min(self.next + LEASE, self.total)
+            self.next = end
+            self.fence += 1
             fence = self.fence
-        grant = Grant(1, fence, first, end, self.world.pipeline.route, is_over=False, reason="")
-        return Message(grant.body())
+        self.session += 1
+        return Message(
+            Grant(1, fence, first, end, self.route, False, "", session=self.session).body()
+        )
+
+    @property
+    def route(self):
+        return self.world.pipeline.route
 
 
 class TrainerWorld(World):
@@ -169,10 +180,9 @@ async def test_a_trainer_keeps_in_touch_while_a_step_hangs():
     async with world.running():
         await world.train()
         middle = world.client.reports[1:-1]
-        assert len(middle) == 1
-        assert middle[0].held[0].next == 0
-        assert not middle[0].wants_lease
-        assert not middle[0].wants_route
+        assert len(middle) >= 9
+        assert {report.held[0].next for report in middle} == {0}
+        assert not any(report.wants_lease or report.wants_route for report in middle[1:-2])
         world.assert_trained(range(1))
 
 
@@ -234,7 +244,7 @@ async def test_a_client_with_a_higher_term_adopts_the_jobs_and_the_old_one_is_re
         assert world.trainer.jobs[0].client == "client"
         reply = await other.call("trainer", ADOPT, Message({"term": 2}), timeout_s=5)
         (report,) = read_reports(reply.body)
-        assert (report.pipeline, report.term, len(report.held)) == (0, 2, 1)
+        assert (report.pipeline, report.term, len(report.held)) == (0, 2, 4)
         for method in (START, STOP):
             with pytest.raises(StaleTerm):
                 await world.ask(method, pipeline=0, term=1)

@@ -1,0 +1,54 @@
+"""The trainer's own part of a step where it computes the loss (`loss_at: trainer`)."""
+
+from torch import Tensor
+
+from distqatd.base.errors import StepAborted
+from distqatd.compute.executor import Executor
+from distqatd.compute.payload import torch_sink
+from distqatd.compute.results import LossResult
+from distqatd.data.tasks import Task
+from distqatd.net.rpc import Caller, Rpc
+from distqatd.pipeline import messages as m
+from distqatd.pipeline.tensors import pack_gradients, read_tensors
+from distqatd.wire.payload import Message
+
+
+class LossDesk:
+    """Answers `pipeline.loss` for the trainers of this daemon (`loss_at: trainer`)."""
+
+    def __init__(self, rpc: Rpc, executor: Executor, task: Task, max_bytes: int) -> None:
+        self._executor = executor
+        self._task = task
+        self._targets: dict[tuple[m.SessionId, int, int], tuple[Tensor, ...]] = {}
+        self._losses: dict[tuple[m.SessionId, int, int], LossResult] = {}
+        rpc.serve(m.LOSS, self._serve, max_bytes=max_bytes, sink=torch_sink)
+
+    def expect(self, call: m.MicrobatchCall, targets: tuple[Tensor, ...]) -> None:
+        """Keep the targets of a microbatch until its outputs come."""
+        self._targets[call.session, call.step, call.microbatch] = targets
+
+    def take(self, call: m.MicrobatchCall) -> LossResult | None:
+        """Return the microbatch's loss, once, and forget the microbatch."""
+        key = (call.session, call.step, call.microbatch)
+        self._targets.pop(key, None)
+        return self._losses.pop(key, None)
+
+    async def _serve(self, _: Caller, message: Message) -> Message:
+        call = m.MicrobatchCall.read(message.body)
+        key = (call.session, call.step, call.microbatch)
+        targets = self._targets.get(key)
+        if targets is None:
+            raise StepAborted(f"step {call.step} of session {call.session} is not in flight here")
+        outputs = read_tensors(message)
+        result, grads = await self._executor.run(lambda: self._loss(outputs, targets, call.scale))
+        self._losses[key] = result
+        return pack_gradients(grads)
+
+    def _loss(
+        self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], scale: float
+    ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
+        leaves = tuple(output.requires_grad_() for output in outputs)
+        loss = self._task.loss(leaves, targets)
+        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        result = LossResult(loss.item(), self._task.metrics(leaves, targets))
+        return result, tuple(leaf.grad for leaf in leaves)

@@ -1,0 +1,83 @@
+"""Between steps and rounds: no round while a step is open, no step while a round runs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from distqatd.base.errors import PeerTimeout
+from distqatd.base.ids import ExpertUid
+
+
+class Gate:
+    """One expert's gate.
+
+    A round is due after `inner_steps` applied steps; from then on no new step starts, until the
+    round is over, however it ended.
+
+    Attributes:
+        is_paused: a round is due or running.
+        round_due: set when it is; whoever runs rounds waits for it.
+        steps_to_round: applied steps until the next one.
+    """
+
+    def __init__(self, uid: ExpertUid, inner_steps: int, wait_s: float) -> None:
+        """Open the gate.
+
+        Args:
+            uid: the expert, for messages.
+            inner_steps: applied steps between two rounds.
+            wait_s: how long anything here is waited for at most.
+        """
+        self.is_paused = False
+        self.round_due = asyncio.Event()
+        self.steps_to_round = inner_steps
+        self._uid = uid
+        self._inner_steps = inner_steps
+        self._wait_s = wait_s
+        self._changed = asyncio.Condition()
+
+    async def changed(self) -> None:
+        """Close the gate if a round is due, and have all who wait here look again."""
+        if self.steps_to_round <= 0 and not self.is_paused:
+            self.is_paused = True
+            self.round_due.set()
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def until(self, predicate: Callable[[], bool], awaited: str) -> None:
+        """Wait until `predicate` holds; it is looked at after every `changed`.
+
+        Raises:
+            PeerTimeout: it did not in time; `awaited` says what.
+        """
+        if predicate():
+            return
+        async with self._deadline(awaited), self._changed:
+            await self._changed.wait_for(predicate)
+
+    @asynccontextmanager
+    async def pause(self, until_idle: Callable[[], Awaitable[None]]) -> AsyncIterator[None]:
+        """Hold back new steps, wait until none is open; let steps start again afterwards.
+
+        Raises:
+            PeerTimeout: the open step did not end in time.
+        """
+        self.is_paused = True
+        try:
+            async with self._deadline("the open step to end before the round"):
+                await until_idle()
+            yield
+        finally:
+            self.is_paused = False
+            self.round_due.clear()
+            self.steps_to_round = self._inner_steps
+            await self.changed()
+
+    @asynccontextmanager
+    async def _deadline(self, awaited: str) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(self._wait_s):
+                yield
+        except TimeoutError:
+            message = f"{self._uid} waited {self._wait_s:.0f} s for {awaited}"
+            raise PeerTimeout(message) from None
