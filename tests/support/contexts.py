@@ -64,6 +64,10 @@ class World:
         self.board = Board()
         self.net = MemoryNetwork()
 
+    def source(self, peer_id):
+        """Return what a peer reads records from."""
+        return self.board
+
     def context(self, peer_id, tasks=None, roles=("client",)):
         rpc = self.net.peer(peer_id, roles)
         events = EventLog(FakeClock())
@@ -76,7 +80,7 @@ class World:
             config=self.config,
             rpc=rpc,
             dht=Announcements(self.board, peer_id),
-            directory=Directory(self.board, rpc, events, run_id, names),
+            directory=Directory(self.source(peer_id), rpc, events, run_id, names),
             clock=FakeClock(),
             rng=seeded_rng(peer_id),
             events=events,
