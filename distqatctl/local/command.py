@@ -10,7 +10,7 @@ from distqatctl.config_commands import SetOption, config_arguments
 from distqatctl.local import baseline as oracle
 from distqatctl.local import report as reports
 from distqatctl.local.display import open_display
-from distqatctl.local.plan import RunPlan, read_plan
+from distqatctl.local.plan import RunPlan, checkpoint_settings, read_plan
 from distqatctl.local.session import LocalOptions, LocalRun
 from distqatd.base.clock import SystemClock
 
@@ -44,9 +44,17 @@ def local(  # noqa: PLR0913  one parameter for each option
         Literal["expert", "trainer", "client", "monitor"] | None,
         typer.Option(help="What the daemon that --kill-one kills does; default: expert."),
     ] = None,
+    checkpoints: Annotated[
+        bool,
+        typer.Option("--checkpoints", help="Keep checkpoints, in the run's log folder."),
+    ] = False,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Continue from the newest checkpoint; keeps more of them."),
+    ] = False,
     run_dir: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Keep the daemons' state there (a short path)."),
+        typer.Option(metavar="DIR", help="Keep state and checkpoints there (a short path)."),
     ] = None,
     timeout: Annotated[
         float, typer.Option(min=1, metavar="SECONDS", help="Give up after this long.")
@@ -55,7 +63,9 @@ def local(  # noqa: PLR0913  one parameter for each option
     """Train with a whole swarm of real daemons on this machine, then show what came out."""
     if role is not None and not kill_one:
         raise typer.BadParameter("--role names the victim of --kill-one")
-    given = config_arguments(config or [DEFAULT_PRESET], values)
+    # What the user sets comes later and wins.
+    mirror = checkpoint_settings(run_dir, keep=checkpoints, resume=resume)
+    given = config_arguments(config or [DEFAULT_PRESET], [*mirror, *(values or ())])
     if outer_steps is not None:
         given += ["--set", f"diloco.outer_steps={outer_steps}"]
     plan = read_plan(given)

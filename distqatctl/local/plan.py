@@ -11,16 +11,18 @@ from distqatctl.config_commands import DISTQATD
 from distqatctl.errors import CommandFailed
 
 _CONFIG_TIMEOUT_S = 60.0
+_KEEP_EVERY_S = 5
 
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What `local` needs to know of the configuration."""
+    """What `local` needs to know of the configuration; `resume`: it continues an earlier run."""
 
     prefix: str
     stages: tuple[str, ...]
     outer_steps: int
     inner_steps: int
+    resume: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,21 @@ class DaemonPlan:
 
     name: str
     role: str
+
+
+def checkpoint_settings(run_dir: Path | None, *, keep: bool, resume: bool) -> list[str]:
+    """Return the values that make the run keep checkpoints or go on from them, as for `--set`.
+
+    They are kept beside the logs, where a later run finds them, unless `run_dir` is given.
+    """
+    settings = []
+    if keep or resume:
+        settings += ["param_mirror.enable=true", f"param_mirror.refresh_every={_KEEP_EVERY_S}"]
+    if run_dir is not None:
+        settings.append(f"param_mirror.checkpoint_dir={run_dir.resolve() / 'checkpoints'}")
+    if resume:
+        settings.append("param_mirror.resume=true")
+    return settings
 
 
 def read_plan(config_arguments: Sequence[str], program: Sequence[str] = DISTQATD) -> RunPlan:
@@ -57,6 +74,7 @@ def plan_of(values: Mapping[str, Any]) -> RunPlan:
         stages=tuple(stages),
         outer_steps=values["diloco"]["outer_steps"],
         inner_steps=values["diloco"]["inner_steps"],
+        resume=values.get("param_mirror", {}).get("resume", False),
     )
 
 

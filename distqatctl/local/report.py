@@ -26,7 +26,7 @@ def report_stage(stage: Stage, num_replicas: int) -> ReportStage:
     return ReportStage(name=stage.name, experts=experts, replicas_identical=identical)
 
 
-def make_report(
+def make_report(  # noqa: PLR0913  everything that a report says
     snapshot: Snapshot,
     run: RunInfo,
     *,
@@ -36,6 +36,7 @@ def make_report(
     processes: int,
     leftovers: Sequence[str],
     kill: KillReport | None = None,
+    resumed_from: int | None = None,
 ) -> LocalReport:
     """Put together what the swarm said last and what was seen of its processes.
 
@@ -48,6 +49,7 @@ def make_report(
         processes: the most that were seen at once.
         leftovers: what the daemons left behind.
         kill: what came of killing one.
+        resumed_from: the outer step of the checkpoint it went on from.
     """
     first = run.first_step_unix_s
     return LocalReport(
@@ -62,6 +64,7 @@ def make_report(
         processes=processes,
         leftovers=tuple(leftovers),
         kill=kill,
+        resumed_from=resumed_from,
     )
 
 
@@ -104,6 +107,8 @@ def summary(report: LocalReport, log_dir: Path) -> str:
         f" {text.number(report.samples_per_s)} samples/s"
         + ("" if first is None else f"; first step after {text.duration(first)}")
     ]
+    if report.resumed_from is not None:
+        lines.append(f"  resumed   from the checkpoint of outer step {report.resumed_from}")
     if report.eval is not None:
         accuracy = report.eval.accuracy
         shown = "" if accuracy is None else f"accuracy {accuracy:.1%}, "

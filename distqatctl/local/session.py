@@ -17,7 +17,7 @@ from distqatctl.local.folders import Folders, open_folders
 from distqatctl.local.interrupts import Interrupts
 from distqatctl.local.plan import RunPlan, daemons
 from distqatctl.local.report import make_report, verdict
-from distqatctl.local.timeline import Timeline
+from distqatctl.local.timeline import Timeline, resumed_from
 from distqatctl.local.victims import Role, stage_of
 from distqatctl.local.watch import Snapshot, Watcher, all_at_step
 from distqatd.api.local_schema import LocalReport
@@ -90,7 +90,8 @@ class LocalRun:
         fleet = Fleet(
             folders, options.program, options.config_arguments, self._marker, self._parent_pipe
         )
-        drill = Drill(fleet, Timeline(fleet), self._clock, self._display.say)
+        timeline = Timeline(fleet)
+        drill = Drill(fleet, timeline, self._clock, self._display.say)
         watcher = Watcher(fleet)
         began, launched_unix_s = time.perf_counter(), self._clock.now()
         self._deadline = began + options.timeout_s
@@ -98,6 +99,8 @@ class LocalRun:
         self._display.say(f"look inside: distqatctl status --socket {fleet.socket('client_0')}")
         try:
             self._start_all(fleet, folders)
+            self._wait_for_training(fleet, watcher)
+            outer_step = self._resumed_from(timeline)
             last = self._follow(fleet, watcher, drill)
             wall_s = time.perf_counter() - began
             kill = drill.give_up()
@@ -115,6 +118,7 @@ class LocalRun:
             processes=self._census.peak,
             leftovers=self._leftovers,
             kill=kill,
+            resumed_from=outer_step,
         )
 
     def _start_all(self, fleet: Fleet, folders: Folders) -> None:
@@ -137,6 +141,26 @@ class LocalRun:
                     code=DEADLINE_PASSED,
                     fix=f"its log: {folders.log_dir / 'monitor_0.log'}",
                 )
+
+    def _wait_for_training(self, fleet: Fleet, watcher: Watcher) -> None:
+        """Show who is there until all stages are served."""
+        while True:
+            snapshot = watcher.look()
+            done, total = progress_of(snapshot)
+            self._display.show(describe(snapshot, self._options.experts_per_stage), done, total)
+            if snapshot.training or snapshot.finished:
+                return
+            self._pause(fleet, _POLL_EVERY_S)
+
+    def _resumed_from(self, timeline: Timeline) -> int | None:
+        """Return the outer step of the checkpoint that experts have loaded, and say so."""
+        if not self._plan.resume:
+            return None
+        timeline.collect()
+        outer_step = resumed_from(timeline.all())
+        if outer_step is not None:
+            self._display.say(f"continuing from the checkpoint of outer step {outer_step}")
+        return outer_step
 
     def _follow(self, fleet: Fleet, watcher: Watcher, drill: Drill) -> Snapshot:
         """Show progress until the run is finished; return what was seen last."""

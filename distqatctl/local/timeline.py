@@ -72,3 +72,10 @@ class Timeline:
             for event in self._fleet.client(name).events(since=self._last.get(name, 0)):
                 self._last[name] = event.number
                 yield Said(name, event)
+
+
+def resumed_from(said: Iterable[Said]) -> int | None:
+    """Return the outer step of the checkpoint that experts began with, if they did."""
+    loaded = [one.event.fields for one in said if one.event.kind == "expert.state_loaded"]
+    steps = [fields.get("outer_step") for fields in loaded if fields.get("source") == "mirror"]
+    return min((step for step in steps if isinstance(step, int)), default=None)

@@ -24,6 +24,12 @@ class Snapshot:
         return self.status.stages if self.status is not None else ()
 
     @property
+    def training(self) -> bool:
+        """Return whether pipelines are at work."""
+        training = self.status.training if self.status is not None else None
+        return training is not None and training.state in {"training", "averaging"}
+
+    @property
     def finished(self) -> bool:
         """Return whether the run is over and evaluated."""
         return self.run is not None and self.run.finished

@@ -58,7 +58,7 @@ class LocalReport(Reply):
 
     `processes` is the largest number of processes seen at once (daemons and their children),
     `leftovers` names whatever was still there after the stop; it must be empty. `kill` is there
-    if a daemon was killed on purpose.
+    if a daemon was killed on purpose, `resumed_from` is the outer step that a run continued from.
     """
 
     schema_id: Literal["distqat.local/v1"] = Field("distqat.local/v1", alias="schema")
@@ -73,3 +73,4 @@ class LocalReport(Reply):
     processes: int
     leftovers: tuple[str, ...]
     kill: KillReport | None = None
+    resumed_from: int | None = None

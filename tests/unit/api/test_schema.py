@@ -51,4 +51,5 @@ def test_the_local_report_has_the_fields_the_documents_promise() -> None:
         "processes",
         "leftovers",
         "kill",
+        "resumed_from",
     ]

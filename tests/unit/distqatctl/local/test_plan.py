@@ -4,7 +4,14 @@ from pathlib import Path
 import pytest
 
 from distqatctl.errors import CommandFailed
-from distqatctl.local.plan import RunPlan, arguments, daemons, plan_of, read_plan
+from distqatctl.local.plan import (
+    RunPlan,
+    arguments,
+    checkpoint_settings,
+    daemons,
+    plan_of,
+    read_plan,
+)
 
 PLAN = RunPlan("digits", ("front", "back"), outer_steps=4, inner_steps=10)
 
@@ -58,3 +65,15 @@ def test_a_bad_configuration_ends_with_the_words_and_the_code_of_distqatd(tmp_pa
     with pytest.raises(CommandFailed, match=r"^no such key$") as failure:
         read_plan((), (sys.executable, str(program)))
     assert failure.value.code == 78
+
+
+def test_checkpoints_are_kept_only_when_asked_for() -> None:
+    assert checkpoint_settings(None, keep=False, resume=False) == []
+    kept = ["param_mirror.enable=true", "param_mirror.refresh_every=5"]
+    assert checkpoint_settings(None, keep=True, resume=False) == kept
+    settings = checkpoint_settings(Path("/r"), keep=False, resume=True)
+    assert settings == [
+        *kept,
+        "param_mirror.checkpoint_dir=/r/checkpoints",
+        "param_mirror.resume=true",
+    ]

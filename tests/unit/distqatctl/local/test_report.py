@@ -119,3 +119,8 @@ def test_a_swarm_that_does_not_recover_is_degraded() -> None:
     assert exit_code(report) == 3
     assert "NOT RECOVERED" in summary(report, Path("logs"))
     assert "the swarm did not recover: pipeline 0 stands still" in problems(report)
+
+
+def test_the_summary_says_where_a_resumed_run_began() -> None:
+    shown = summary(_report(resumed_from=3), Path("logs"))
+    assert "resumed   from the checkpoint of outer step 3" in shown
