@@ -3,87 +3,137 @@
     view ──plan_routes──► routes ──► one trainer per pipeline ──sync──► leases, routes, reports
                                                                     └──► the run is finished
 
+One client holds the duty, the others stand by: see `roles.duty`. Whoever takes it, first or after
+another, asks trainers and experts what they have before it lends anything: see `swarm.recovery`.
 Trainers ask and report through `client.sync`; between two syncs they need nobody. The client
-needs no torch: where no peer has the trainer role, the daemon starts one inside itself.
+needs no torch, unless it is asked to host a trainer.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 
-from distqatd.base.errors import DistqatError
+from distqatd.base.errors import DistqatError, StaleTerm
 from distqatd.base.ids import PeerId
 from distqatd.net.rpc import Caller
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
+from distqatd.roles.duty import Duty
+from distqatd.roles.lending import Lending
+from distqatd.roles.rebalancer import Rebalancer
+from distqatd.roles.run_end import RunEnd
+from distqatd.roles.staffing import Pipeline, Staff
 from distqatd.swarm import records as r
+from distqatd.swarm.duty import CLAIM, STEP_DOWN
 from distqatd.swarm.ledger import Ledger
-from distqatd.swarm.routes import Route, plan_routes, route_body
+from distqatd.swarm.recovery import known_routes
+from distqatd.swarm.routes import MAX_PIPELINES, Route, plan_routes, remember
 from distqatd.swarm.view import SwarmView
-from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 POLL_S = 1.0
 FIRST_POLL_S = 0.3
-"""The swarm is looked at this often, seconds; more often until the first pipeline stands."""
+"""The swarm is looked at this often, seconds; more often while no pipeline or no holder is known.
+"""
 
-TRAINER_SILENT_S = 20.0
-"""A trainer that has not reported for so long is replaced, seconds."""
-
-AGREE_S = 30.0
-"""Replicas with different anchors get so long to agree before the run is evaluated, seconds."""
-
-CALL_S = 10.0
-EVALUATE_S = 600.0
-
-
-@dataclass(slots=True)
-class Pipeline:
-    """A pipeline and the trainer that runs it."""
-
-    number: int
-    trainer: PeerId
-    heard_at: float
-    outer_step: int = 0
+STOP_S = 5.0
 
 
 class ClientRole:
-    """Holds the client's duty for the run."""
+    """Holds the client's duty for the run, or stands by."""
 
     def __init__(
         self, context: Context, start_local_trainer: Callable[[], Awaitable[None]]
     ) -> None:
         self._context = context
         self._start_local_trainer = start_local_trainer
-        self._has_local_trainer = False
-        self.ledger = Ledger(lease_size=context.config.diloco.inner_steps)
+        self.duty = Duty(context)
+        self.lending = Lending(context)
+        self.staff = Staff(context, self.lending.reclaim)
+        self.end = RunEnd(context)
+        self.rebalancer = Rebalancer(context)
         self.routes: dict[int, Route] = {}
-        self.pipelines: dict[int, Pipeline] = {}
         self.last_plan = ""
-        self.is_finished = False
-        self.finished_unix_s = 0.0
-        self._is_over = False
-        self._done_at = 0.0
-        self.eval_loss = -1.0
-        self.eval_accuracy = -1.0
         self._gaps: tuple[str, ...] = ()
         self._served: set[str] = set()
         self._complete: set[int] = set()
         context.rpc.serve(calls.SYNC, self._sync)
+        context.rpc.serve(calls.HOST, self._host)
+
+    @property
+    def ledger(self) -> Ledger:
+        """Return the book of batches; empty while standing by."""
+        return self.lending.ledger
+
+    @property
+    def pipelines(self) -> dict[int, Pipeline]:
+        """Return who runs which pipeline."""
+        return self.staff.pipelines
+
+    @property
+    def is_finished(self) -> bool:
+        """Return whether the run is over and evaluated, as its holder knows."""
+        return self.end.is_finished
 
     async def run(self) -> None:
-        """Form pipelines and keep them staffed until cancelled."""
-        while True:
-            view = await self._context.directory.next_view()
-            self._plan(view)
-            await self._staff(view)
-            await self._finish_if_done(view)
-            self._publish()
+        """Hold the duty or stand by, until cancelled."""
+        watch = self._context.tasks.keep(self.duty.watch, name="client.watch_duty")
+        try:
+            while True:
+                await self.look(await self._context.directory.next_view())
+        finally:
+            watch.cancel()
 
     def poll_s(self) -> float:
-        """Return how often the swarm should be looked at: often until a pipeline stands."""
-        return POLL_S if self.pipelines else FIRST_POLL_S
+        """Return how often the swarm should be looked at."""
+        is_calm = bool(self.pipelines) if self.duty.holds else not self.duty.is_vacant
+        return POLL_S if is_calm else FIRST_POLL_S
+
+    async def look(self, view: SwarmView) -> None:
+        """Do what a view of the swarm calls for."""
+        action = (await self.duty.look(view)).value.action
+        if action == CLAIM:
+            await self._take_duty(view)
+        elif action == STEP_DOWN:
+            self._give_duty_up()
+        if not self.duty.holds:
+            return
+        self._plan(view)
+        for peer, report in await self.staff.meet(view, self.duty.term):
+            await self._meet(peer, report)
+        if await self.lending.prepare(view, self.routes) and not self.end.is_over:
+            for number in self.lending.conflicts & set(self.pipelines):
+                await self._stop(self.pipelines[number].trainer, number)
+                self.staff.dismiss(number, "its batches were lent twice")
+            await self.lending.free_forgotten(view, self._complete)
+            await self.staff.fill(view, self._complete, self.duty.term)
+            self.rebalancer.look(view, {number: self.routes[number] for number in self._complete})
+        await self._look_for_end(view)
+        self._publish()
+
+    # --- the duty
+
+    async def _take_duty(self, view: SwarmView) -> None:
+        """Begin a term: nothing is known until trainers and experts have said what they have."""
+        self.staff.forget()
+        self.lending.begin(self.duty.term, self.duty.last_record)
+        self.end.begin(self.duty.last_record)
+        self.routes = known_routes(view)
+        self._publish()
+        self._context.tasks.spawn(self.duty.tell(view), name="client.tell_duty")
+
+    def _give_duty_up(self) -> None:
+        self.staff.forget()
+        self.lending.begin(0, None)
+        self.end.stop()
+        self._context.dht.withdraw(r.leases_key(self._context.run_id), "client")
+
+    async def _host(self, caller: Caller, _: Message) -> Message:
+        """Start a trainer inside this daemon, for whoever holds the duty."""
+        holder = self.duty.holder or caller.peer_id
+        if caller.peer_id not in (self._context.peer_id, holder):
+            raise StaleTerm(f"{holder} holds the client's duty, not {caller.peer_id}")
+        await self._start_local_trainer()
+        return Message({})
 
     # --- pipelines
 
@@ -93,8 +143,9 @@ class ClientRole:
         if decision.reason != self.last_plan:
             self.last_plan = decision.reason
             self._context.events.emit("routes.planned", reason=decision.reason)
+            self._context.note("route", "pipelines", decision.reason)
         # A pipeline in a gap keeps its old route in mind: what still lives of it is reused.
-        self.routes = {**self.routes, **decision.value}
+        self.routes = remember(self.routes, decision.value)
         self._complete = set(decision.value)
         self._tell_gaps(view)
 
@@ -109,182 +160,100 @@ class ClientRole:
         self._served |= {stage.name for stage in view.stages if stage.serving}
         self._gaps = view.gaps
 
-    async def _staff(self, view: SwarmView) -> None:
-        """See that every complete pipeline has a trainer that is heard of."""
-        if self._is_over:
+    async def _meet(self, peer: PeerId, report: calls.Report) -> None:
+        """Take over a job that a trainer runs, unless it stands in the way of another."""
+        if report.term > self.duty.term:
+            self.duty.learn(report.term)
             return
-        now = asyncio.get_running_loop().time()
-        for pipeline in [*self.pipelines.values()]:
-            if now - pipeline.heard_at > TRAINER_SILENT_S:
-                self._dismiss(pipeline, "it fell silent")
-        for number in sorted(self._complete - set(self.pipelines)):
-            trainer = await self._pick_trainer(view)
-            if trainer is None:
-                return
-            await self._start(number, trainer)
+        pipeline = self.pipelines.get(report.pipeline)
+        if pipeline is not None and pipeline.trainer != peer:
+            self.lending.believe(report)
+            await self._stop(peer, report.pipeline)
+        elif not self._takes(peer, report):
+            await self._stop(peer, report.pipeline)
+            self.staff.dismiss(report.pipeline, "its batches were lent again")
 
-    async def _pick_trainer(self, view: SwarmView) -> PeerId | None:
-        """Return the trainer with the fewest pipelines; start one here if there is none at all."""
-        known = {info.peer_id for info in view.trainers}
-        if not known and not self._has_local_trainer:
-            await self._open_local_trainer()
-        if self._has_local_trainer:
-            known.add(self._context.peer_id)
-        if not known:
-            return None
-        load = dict.fromkeys(known, 0)
-        for pipeline in self.pipelines.values():
-            load[pipeline.trainer] = load.get(pipeline.trainer, 0) + 1
-        return min(known, key=lambda peer: (load[peer], peer))
+    def _takes(self, peer: PeerId, report: calls.Report) -> bool:
+        """Write a report down; False if the job must end."""
+        is_current = self.lending.note(report)
+        if report.pipeline in self.pipelines:
+            return is_current
+        if not 0 <= report.pipeline < MAX_PIPELINES or not self.lending.adopt(report):
+            return False
+        self.staff.enlist(report.pipeline, peer)
+        return True
 
-    async def _open_local_trainer(self) -> None:
+    async def _stop(self, peer: PeerId, number: int) -> None:
+        message = Message({"pipeline": number, "term": self.duty.term})
         try:
-            await self._start_local_trainer()
+            await self._context.rpc.call(peer, calls.STOP, message, timeout_s=STOP_S)
         except DistqatError as error:
-            self._context.events.emit("trainer.unusable", degraded=True, error=str(error))
-        else:
-            self._has_local_trainer = True
-
-    async def _start(self, number: int, trainer: PeerId) -> None:
-        context = self._context
-        message = Message({"pipeline": number, "term": self.ledger.term})
-        now = asyncio.get_running_loop().time()
-        self.pipelines[number] = Pipeline(number, trainer, now)
-        try:
-            await context.rpc.call(trainer, calls.START, message, timeout_s=CALL_S)
-        except DistqatError as error:
-            context.directory.mark_lost(trainer, str(error))
-            self._dismiss(self.pipelines[number], str(error))
-            return
-        context.events.emit("pipeline.staffed", pipeline=number, trainer=trainer)
-
-    def _dismiss(self, pipeline: Pipeline, reason: str) -> None:
-        self.pipelines.pop(pipeline.number, None)
-        self.ledger.reclaim(pipeline.number)
-        self._context.events.emit(
-            "trainer.lost", degraded=True, pipeline=pipeline.number, reason=reason
-        )
+            self._context.events.emit("trainer.unheard", degraded=True, peer=peer, error=str(error))
 
     # --- what trainers ask
 
     async def _sync(self, caller: Caller, message: Message) -> Message:
         report = calls.Report.read(message.body)
+        if not self.duty.holds:
+            raise StaleTerm(f"this client stands by; {self.duty.holder} holds the duty")
+        if report.term > self.duty.term:
+            self.duty.learn(report.term)
+            raise StaleTerm(f"term {report.term} is known, this client holds {self.duty.term}")
         return Message(self._answer(caller.peer_id, report).body())
 
     def _answer(self, trainer: PeerId, report: calls.Report) -> calls.Grant:
-        is_current = self._note(report)
         pipeline = self.pipelines.get(report.pipeline)
-        if pipeline is None or pipeline.trainer != trainer:
+        if pipeline is not None and pipeline.trainer != trainer:
+            self.lending.believe(report)
             return self._over("another trainer has the pipeline")
-        if not is_current:
-            self._dismiss(pipeline, "its lease was lent again")
+        if not self._takes(trainer, report):
+            self.staff.dismiss(report.pipeline, "its lease was lent again")
             return self._over("its lease was lent again")
-        pipeline.heard_at = asyncio.get_running_loop().time()
+        pipeline = self.staff.heard(report.pipeline)
         pipeline.outer_step = report.outer_step
-        for peer in report.lost:
-            self._context.directory.mark_lost(peer, f"pipeline {report.pipeline} cannot reach it")
-        if report.lost:
-            self._plan(self._without(report.lost))
-        if self._is_over or report.outer_step >= self._context.config.diloco.outer_steps:
+        self._note_lost(report)
+        if self.end.is_over or report.outer_step >= self._context.config.diloco.outer_steps:
             return self._over("the last outer step is done")
-        return self._grant(report)
+        route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
+        return self.lending.grant(report, route)
 
-    def _without(self, lost: tuple[PeerId, ...]) -> SwarmView:
-        return self._context.directory.view.without(lost)
-
-    def _note(self, report: calls.Report) -> bool:
-        """Write a report into the ledger; False if a lease it works on is not its own any more."""
-        ledger, is_current = self.ledger, True
-        ledger.replayed += report.num_replayed
-        for held in report.held:
-            if ledger.report(report.pipeline, held.fence, held.next, report.num_skipped):
-                continue
-            # Whoever had the lease has trained these, also a trainer that was taken for dead.
-            ledger.late(held.first, held.next)
-            is_current = is_current and held.is_done
-        return is_current
+    def _note_lost(self, report: calls.Report) -> None:
+        directory = self._context.directory
+        for peer in report.lost:
+            directory.mark_lost(peer, f"pipeline {report.pipeline} cannot reach it")
+        if report.lost:
+            self._plan(directory.view.without(report.lost))
 
     def _over(self, reason: str) -> calls.Grant:
-        return calls.Grant(self.ledger.term, 0, 0, 0, (), is_over=True, reason=reason)
+        return calls.Grant(self.duty.term, 0, 0, 0, (), is_over=True, reason=reason)
 
-    def _grant(self, report: calls.Report) -> calls.Grant:
-        known = [held.fence for held in report.held]
-        lease = self.ledger.grant(report.pipeline, known) if report.wants_lease else None
-        route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
-        fence, first, end = (lease.fence, lease.first, lease.end) if lease else (0, 0, 0)
-        term, session = self.ledger.term, self.ledger.next_fence()
-        return calls.Grant(
-            term, fence, first, end, route, is_over=False, reason="", session=session
-        )
+    # --- the end of the run, and what others see
 
-    # --- the end of the run
-
-    async def _finish_if_done(self, view: SwarmView) -> None:
-        """When all serving experts have taken the last outer step: evaluate, and say so."""
-        last = self._context.config.diloco.outer_steps
-        serving = [expert for stage in view.stages for expert in stage.serving]
-        if self._is_over or view.gaps or not serving:
-            return
-        if any(expert.record.outer_step < last for expert in serving):
-            return
-        now = asyncio.get_running_loop().time()
-        self._done_at = self._done_at or now
-        if _differ(view) and now - self._done_at < AGREE_S:
-            return  # replicas that took a step apart are about to agree
-        self._is_over = True
-        self.finished_unix_s = self._context.clock.now()
-        for number in sorted(self._complete):
-            if await self._evaluate(number):
-                break
-        self.is_finished = True
-        self._context.events.emit(
-            "run.finished", loss=self.eval_loss, accuracy=self.eval_accuracy, outer_steps=last
-        )
-
-    async def _evaluate(self, number: int) -> bool:
-        pipeline = self.pipelines.get(number)
-        if pipeline is None:
-            return False
-        message = Message({"route": route_body(self.routes[number])})
-        try:
-            reply = await self._context.rpc.call(
-                pipeline.trainer, calls.EVALUATE, message, timeout_s=EVALUATE_S
-            )
-        except DistqatError as error:
-            self._context.events.emit("evaluation.failed", degraded=True, error=str(error))
-            return False
-        sums = need(reply.body, "sums", dict)
-        count = max(need(sums, "count", float), 1.0)
-        self.eval_loss = need(sums, "loss", float) / count
-        self.eval_accuracy = need(sums, "correct", float) / count if "correct" in sums else -1.0
-        return True
+    async def _look_for_end(self, view: SwarmView) -> None:
+        trainers = [self.pipelines[n].trainer for n in sorted(self.pipelines)]
+        if self.end.is_over and not self.end.is_finished:
+            trainers += self.staff.trainers(view, 1)
+        routes = [self.routes[number] for number in sorted(self._complete)]
+        if self.end.look(view, routes, dict.fromkeys(trainers)):
+            await self.lending.count_duplicates(view)
 
     def _publish(self) -> None:
-        context = self._context
+        context, ledger, end = self._context, self.ledger, self.end
+        next_batch, committed, lost = self.lending.counts()
         record = r.LeaseRecord(
             addresses=context.addresses(),
             boot_epoch=context.boot_epoch,
-            term=self.ledger.term,
-            next_batch=self.ledger.next_batch,
+            term=self.duty.term,
+            next_batch=next_batch,
             num_pipelines=len(self._complete),
             num_gaps=len(self._gaps),
-            committed=self.ledger.committed,
-            replayed=self.ledger.replayed,
-            lost=self.ledger.lost(),
-            duplicated=self.ledger.duplicated,
-            is_finished=self.is_finished,
-            finished_unix_s=self.finished_unix_s,
-            eval_loss=self.eval_loss,
-            eval_accuracy=self.eval_accuracy,
+            committed=committed,
+            replayed=ledger.replayed,
+            lost=lost,
+            duplicated=ledger.duplicated,
+            is_finished=end.is_finished,
+            finished_unix_s=end.finished_unix_s,
+            eval_loss=end.eval_loss,
+            eval_accuracy=end.eval_accuracy,
         )
         context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)
-
-
-def _differ(view: SwarmView) -> bool:
-    """Return whether replicas of a stage hold different anchors for the same outer step."""
-    anchors = {
-        (stage.name, expert.record.outer_step, expert.record.anchor_digest)
-        for stage in view.stages
-        for expert in stage.serving
-    }
-    return len({(stage, step) for stage, step, _ in anchors}) < len(anchors)

@@ -26,6 +26,8 @@ STOP = "trainer.stop"
 ADOPT = "trainer.adopt"
 EVALUATE = "trainer.evaluate"
 SYNC = "client.sync"
+HOST = "client.host_trainer"
+"""The holder of the duty asks another client to run a trainer in its own daemon."""
 
 SYNC_EVERY_S = 1.0
 """A trainer reports at least this often between steps, seconds."""
