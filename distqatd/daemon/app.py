@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from distqatd.daemon.node import Node
 from distqatd.daemon.options import Options
 from distqatd.daemon.provider import NodeProvider
 from distqatd.daemon.seams import Seams
+from distqatd.daemon.stopping import Stopper, drain_seconds
 from distqatd.daemon.systemd import Notifier
 from distqatd.identity.keys import Identity
 from distqatd.identity.operator import FILE_NAME as OPERATOR_FILE
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.key"
 SECRET_FILE = "swarm.secret"  # noqa: S105  a file name
 SOCKET_FILE = "api.sock"
-ORPHAN_GRACE_S = 3.0
 
 
 async def run(options: Options) -> int:
@@ -76,9 +75,10 @@ async def run(options: Options) -> int:
     api = ApiServer(provider, options.state_dir / SOCKET_FILE, network.api_port)
     api.open()
     notifier = Notifier(os.environ)
-    stop_signals(node)
-    watch_parent(node, options.parent_fd)
     async with Supervisor("app", seams.rng) as tasks:
+        stopper = Stopper(node, tasks, notifier)
+        stopper.install()
+        stopper.watch_parent(options.parent_fd)
         tasks.spawn(api.run(), name="api")
         tasks.spawn(notifier.run(), name="watchdog")
 
@@ -147,35 +147,6 @@ async def in_thread(work: Callable[[], object]) -> object:
     return await asyncio.get_running_loop().run_in_executor(None, work)
 
 
-def stop_signals(node: Node) -> None:
-    """Let SIGTERM and SIGINT stop the daemon in order, a second one at once."""
-    loop = asyncio.get_running_loop()
-
-    def stop(name: str) -> None:
-        if node.stopping.is_set():
-            os._exit(128 + getattr(signal, name).value)
-        node.stop(name)
-
-    for name in ("SIGTERM", "SIGINT"):
-        loop.add_signal_handler(getattr(signal, name), stop, name)
-
-
-def watch_parent(node: Node, parent_fd: int | None) -> None:
-    """Stop at once when the pipe's other end closes: the parent is gone, however it died."""
-    if parent_fd is None:
-        return
-    loop = asyncio.get_running_loop()
-
-    def on_readable() -> None:
-        if os.read(parent_fd, 1) == b"":
-            loop.remove_reader(parent_fd)
-            node.stop("the parent process is gone")
-            # Nobody is left who would stop us again if the orderly way took long.
-            loop.call_later(ORPHAN_GRACE_S, os._exit, 1)
-
-    loop.add_reader(parent_fd, on_readable)
-
-
 def say_hello(node: Node, provider: NodeProvider, *, quiet: bool) -> None:
     """Tell the person at the terminal who we are and how others join."""
     if quiet:
@@ -187,6 +158,8 @@ def say_hello(node: Node, provider: NodeProvider, *, quiet: bool) -> None:
     ]
     if {"monitor", "client"} & set(node.options.roles):
         lines.append(f"  others join with:  {provider.join_command()}")
-    lines.append("  status: distqatctl status    Ctrl-C stops in order, twice stops now")
+    drains = "expert" in node.options.roles and drain_seconds(node.options) > 0
+    leaves = f"drains (up to {drain_seconds(node.options):g} s)" if drains else "stops in order"
+    lines.append(f"  status: distqatctl status    Ctrl-C {leaves}, twice stops now")
     sys.stdout.write("\n".join(lines) + "\n")
     sys.stdout.flush()

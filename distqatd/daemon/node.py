@@ -17,6 +17,7 @@ from distqatd.base.tasks import Supervisor
 from distqatd.config.run import dump_run, run_digest
 from distqatd.config.sections import Config
 from distqatd.daemon.addresses import advertised
+from distqatd.daemon.commands import Commands
 from distqatd.daemon.crew import Crew
 from distqatd.daemon.join import RUN_CONFIG, RunOffer, adopt_run, fetch_run, join
 from distqatd.daemon.options import Options
@@ -42,6 +43,9 @@ if TYPE_CHECKING:  # these import torch, which monitors and clients never load
     from distqatd.roles.trainer import TrainerRole
 
 PROTOCOL_VERSION = 1
+LEAVE_GRACE_S = 5.0
+"""A drain that has not ended so long after its deadline is left behind, seconds."""
+
 DIRECTORY_S = 10.0
 """A daemon without a client or monitor looks at the whole swarm this often, seconds."""
 
@@ -88,10 +92,12 @@ class Node:
             self.events,
         )
         self.context: Context | None = None
+        self.commands: Commands | None = None
         self.crew = Crew(options, seams, self.events)
         self.port = 0
         self.started_at = 0.0
         self.stopping = asyncio.Event()
+        self.is_leaving = False
 
     # --- who we are
 
@@ -158,6 +164,22 @@ class Node:
             self.events.emit("daemon.stopping", reason=reason)
             self.stopping.set()
 
+    async def drain_and_stop(self, reason: str, deadline_s: float) -> None:
+        """Drain this daemon's experts, then stop; `stop` in between cuts the drain short.
+
+        Alone in the swarm there is nobody to hand over to, and it stops at once.
+        """
+        commands, context = self.commands, self.context
+        if deadline_s > 0 and commands and context and context.directory.others():
+            self.is_leaving = True
+            # The drain keeps its deadline itself; if it does not, the daemon ends all the same.
+            try:
+                async with asyncio.timeout(deadline_s + LEAVE_GRACE_S):
+                    await commands.control.leave(deadline_s=deadline_s, reason=reason)
+            except TimeoutError:
+                self.events.emit("daemon.drain_overdue", degraded=True, deadline_s=deadline_s)
+        self.stop(reason)
+
     def _initial_addresses(self) -> list[Address]:
         return [address for text in self.config.network.join for address in expand(text)]
 
@@ -205,6 +227,13 @@ class Node:
         await directory.refresh()
         # Who joins through us after this finds the checkpoint that the run resumes from.
         await self.crew.open_mirror(context)
+        self.commands = Commands(
+            context,
+            self.swarm.swarm_id,
+            lambda: self.operators,
+            lambda: self.experts,
+            self.round_records,
+        )
         self.pool.serve(RUN_CONFIG, self._serve_run)
         await self.crew.start(context)
         roles.keep(lambda: directory.run(self._look_every_s), name="directory")

@@ -88,7 +88,7 @@ class Daemon:
 
     def wait_until_up(self) -> "Daemon":
         """Wait for its greeting."""
-        wait_for(lambda: "Ctrl-C stops" in self.text or self.ended, 90, self.log.name)
+        wait_for(lambda: "Ctrl-C " in self.text or self.ended, 90, self.log.name)
         assert not self.ended, self.text
         return self
 
