@@ -17,6 +17,7 @@ from distqatd.daemon import mirror_answers
 from distqatd.daemon.addresses import reachability
 from distqatd.daemon.describe import (
     batches,
+    duty,
     evaluation,
     gaps,
     lease_of,
@@ -64,6 +65,7 @@ class NodeProvider:
             gaps=gaps(view) if view else (),
             experts=self._hosted(),
             degraded=self._degraded(),
+            client=duty(view) if view else None,
         )
 
     def _view(self) -> SwarmView | None:
@@ -177,7 +179,7 @@ class NodeProvider:
         view = self._view()
         if view is None:
             return s.Pipelines(pipelines=(), gaps=())
-        return s.Pipelines(pipelines=pipeline_rows(view), gaps=gaps(view))
+        return s.Pipelines(pipelines=pipeline_rows(view), gaps=gaps(view), client=duty(view))
 
     async def rounds(self, limit: int) -> s.Rounds:
         """Return the newest `limit` rounds this daemon took part in, newest last."""
