@@ -5,16 +5,12 @@ aborts first, then backward, then forward, evaluation last.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from typing import TypeVar
 
 from torch import Tensor
 
 from distqatd.base.errors import (
-    ConnectionClosed,
-    DialError,
     HopLost,
     RemoteProtocolError,
     StepAborted,
@@ -22,23 +18,15 @@ from distqatd.base.errors import (
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert, LossResult
-from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
 from distqatd.pipeline.gate import Gate
-from distqatd.pipeline.outcome import Outcome, check_not_lost, lost_reply
+from distqatd.pipeline.outcome import lost_reply
+from distqatd.pipeline.push import PRIORITY_EVALUATE, PRIORITY_SETTLE, Push
 from distqatd.pipeline.session import HOLD, Session
-from distqatd.pipeline.tensors import read_gradients
 from distqatd.wire.payload import Message
-
-T = TypeVar("T")
-
-PRIORITY_SETTLE = 0
-PRIORITY_BACKWARD = 1
-PRIORITY_FORWARD = 2
-PRIORITY_EVALUATE = 3
 
 IDLE = "the open step to end before the round"
 
@@ -75,13 +63,14 @@ class HostedExpert:
         self._task = task
         self.expert = expert
         self._executor = executor
-        self._rpc = rpc
         step_s = pipeline.forward_timeout + pipeline.backward_timeout
         self._call_s = step_s + diloco.averaging_timeout
+        self._push = Push(expert, executor, rpc, self._call_s)
         self._gate = Gate(uid, diloco.inner_steps, self._call_s)
         self.round_due = self._gate.round_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
+        self._is_clean = True
 
     @property
     def steps_to_round(self) -> int:
@@ -123,6 +112,7 @@ class HostedExpert:
             raise StepAborted(f"{self.uid} has served {self.newest}, newer than {call.session}")
         if call.session == self.newest:
             self._session(call.session)
+            await self._drop_step()
         else:
             uids = [hop.uid for hop in call.route]
             if self.uid not in uids:
@@ -155,8 +145,23 @@ class HostedExpert:
         old, self.session = self.session, session
         if old is not None:
             old.close(reason)
-        await self._executor.run(self.expert.abort, priority=PRIORITY_SETTLE)
+        self._is_clean = False
+        await self._drop_step()
         await self._gate.changed()
+
+    async def _drop_step(self) -> None:
+        """Drop what an earlier session left in the expert.
+
+        Whoever asked for it may be gone before its turn on the device comes, and then it is left
+        out; so it is asked for again until it is done.
+        """
+
+        def work() -> None:
+            self.expert.abort()
+            self._is_clean = True
+
+        if not self._is_clean:
+            await self._executor.run(work, priority=PRIORITY_SETTLE)
 
     # --- one microbatch
 
@@ -173,69 +178,11 @@ class HostedExpert:
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
         async with self._in_flight:
             try:
-                outcome = await self._pass(session, call, tensors)
+                outcome = await self._push.run(session, call, tensors)
             except HopLost as error:
                 return lost_reply(error)
         session.finish(call.microbatch)
         return outcome.reply(self.standing(), is_first=session.is_first)
-
-    async def _pass(
-        self, session: Session, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
-    ) -> Outcome:
-        """Forward, whatever comes after this stage, backward."""
-        num_inputs = len(tensors) - call.num_targets
-        inputs, targets = tensors[:num_inputs], tensors[num_inputs:]
-        if session.is_last and not session.loss_at_trainer:
-            loss, grads = await self._compute(
-                session,
-                lambda: self.expert.loss_backward(
-                    call.microbatch, inputs, targets, call.scale, call.seed
-                ),
-                PRIORITY_BACKWARD,
-            )
-            return Outcome(grads, (), loss)
-        outputs = await self._compute(
-            session,
-            lambda: self.expert.forward(call.microbatch, inputs, call.seed),
-            PRIORITY_FORWARD,
-        )
-        reply = await self._ask_gradients(session, call, outputs, targets)
-        returned = read_gradients(reply, len(outputs))
-        grads = await self._compute(
-            session,
-            lambda: self.expert.backward(call.microbatch, returned),
-            PRIORITY_BACKWARD,
-        )
-        return Outcome.after(reply, grads)
-
-    async def _ask_gradients(
-        self,
-        session: Session,
-        call: m.MicrobatchCall,
-        outputs: tuple[Tensor, ...],
-        targets: tuple[Tensor, ...],
-    ) -> Message:
-        """Send outputs to the next stage, or to the trainer for the loss; return the reply.
-
-        Raises:
-            HopLost: a later stage cannot be reached.
-        """
-        if session.is_last:
-            peer, uid, method = PeerId(session.trainer), call.uid, m.LOSS
-        else:
-            hop = session.route[session.position + 1]
-            peer, uid, method = hop.peer_id, hop.uid, m.FORWARD
-        sent = (*(output.detach() for output in outputs), *targets)
-        tensors = tuple(to_wire(str(i), tensor) for i, tensor in enumerate(sent))
-        message = Message(replace(call, uid=uid).body(), tensors)
-        try:
-            reply = await self._rpc.call(
-                peer, method, message, timeout_s=self._call_s, sink=torch_sink
-            )
-        except (ConnectionClosed, DialError) as error:
-            raise HopLost(f"{self.uid} cannot reach {uid}: {error}", uid) from error
-        check_not_lost(reply)
-        return reply
 
     # --- COMMIT and rounds
 
@@ -286,6 +233,7 @@ class HostedExpert:
             if self.session is session and session.is_orphan and not session.is_idle:
                 await self._replace_session(None, "its trainer is gone")
             await self._gate.until(may_go_on, IDLE)
+        await self._drop_step()
 
     async def round_over(self, call: m.AskCall) -> m.Standing:
         """Return where the expert stands once no round is due or running.
@@ -331,13 +279,3 @@ class HostedExpert:
 
         await self._gate.until(may_start, f"step {step} to start")
         session.start(microbatch)
-
-    async def _compute(self, session: Session, work: Callable[[], T], priority: int) -> T:
-        """Run work on the device, unless the session has ended by the time its turn comes."""
-
-        def guarded() -> T:
-            if session.is_closed:
-                raise StepAborted(f"session {session.id} is closed: {session.close_reason}")
-            return work()
-
-        return await self._executor.run(guarded, priority=priority)

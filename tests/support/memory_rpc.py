@@ -54,6 +54,11 @@ class MemoryRpc:
     def on_lost(self, callback: OnLost) -> None:
         self._on_lost.append(callback)
 
+    def forget(self) -> None:
+        """Start again as another life of the daemon: nothing is served until somebody says so."""
+        self.served.clear()
+        self._on_lost.clear()
+
     def lose(self, peer: PeerId, reason: str) -> None:
         for callback in self._on_lost:
             callback(peer, reason)
@@ -149,6 +154,8 @@ class MemoryNetwork:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()  # an answer that nobody waits for any more
 
     async def _round_trip(
         self,

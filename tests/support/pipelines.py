@@ -78,10 +78,10 @@ class Pipeline:
             else None
         )
 
-    def host(self, position, replica=0):
+    def host(self, position, replica=0, boot_epoch=1):
         """Put a fresh expert of a stage on a peer of its own; return its hop."""
         config = self.config[position]
-        hop = Hop(f"{config.stage}.0.{replica}.0", f"p{position}.{replica}", 1)
+        hop = Hop(f"{config.stage}.0.{replica}.0", f"p{position}.{replica}", boot_epoch)
         rpc = self.net.peer(hop.peer_id)
         expert = Expert(
             hop.uid,
@@ -105,9 +105,15 @@ class Pipeline:
         self.hosted[hop.uid] = hosted
         return hop
 
-    def runner(self, route=None, fence=1, serial=1):
+    def restart(self, hop, boot_epoch=2):
+        """Let the daemon of a hop die and start again: same peer, same uid, nothing remembered."""
+        position = [other.uid for other in self.route].index(hop.uid)
+        self.net.peer(hop.peer_id).forget()
+        return self.host(position, boot_epoch=boot_epoch)
+
+    def runner(self, route=None, fence=1, serial=1, rpc=None):
         return RouteRunner(
-            self.rpc,
+            rpc or self.rpc,
             route or self.route,
             SessionId(fence, serial),
             self.diloco,
