@@ -11,9 +11,10 @@ def check_batches(fleet: Fleet, watch: Watch, crashed: set[str]) -> list[str]:
     """Return where a batch was committed twice, or acked and not committed at all.
 
     What a killed expert had applied since its anchor is gone with it, and an anchor with all that
-    held it; that much is allowed.
+    held it, and the gradients of the last step that was decided; that much is allowed.
     """
     wrong = list(watch.wrong)
+    acked = _acked(fleet)
     serving = {id(watch.copy(hosted.expert).expert) for hosted in fleet.serving()}
     for stage in sorted({copy.stage for copy in watch.copies.values()}):
         copies = watch.of_stage(stage)
@@ -26,8 +27,26 @@ def check_batches(fleet: Fleet, watch: Watch, crashed: set[str]) -> list[str]:
         ]
         newest = max(living, key=lambda copy: copy.expert.outer_step)
         wrong += _twice(stage, newest, living)
-        wrong += _missing(stage, newest, living, copies, watch, crashed)
+        excused = _decided_at_a_death(fleet, watch, stage, crashed)
+        wrong += _missing(stage, newest, living, copies, acked - excused, crashed)
     return wrong
+
+
+def _acked(fleet: Fleet) -> set[int]:
+    """Return the batches that a client counts as committed."""
+    done = [client.ledger.done for client in fleet.clients() if client.is_finished]
+    return {b for each in done for first, end in each.pairs for b in range(first, end)}
+
+
+def _decided_at_a_death(fleet: Fleet, watch: Watch, stage: str, crashed: set[str]) -> set[int]:
+    """Return the batches whose gradients may have died with an expert before it applied them."""
+    hosts = fleet.hosts.values()
+    dead = {h.identity.peer_id for h in hosts if any(c.startswith(f"{h.ip}#") for c in crashed)}
+    return {
+        batch
+        for batch, hops in watch.decided.items()
+        if any(hop.peer_id in dead and hop.uid.split(".")[0] == stage for hop in hops)
+    }
 
 
 def _odd(copy: Copy) -> str:
@@ -55,13 +74,13 @@ def _missing(
     newest: Copy,
     living: list[Copy],
     copies: list[Copy],
-    watch: Watch,
+    acked: set[int],
     crashed: set[str],
 ) -> list[str]:
     has = newest.anchor + sum((copy.local for copy in living), Counter())
     died = sum((c.local + c.anchor for c in copies if c.life and c.life.name in crashed), Counter())
     gave_way = sum((copy.dropped for copy in copies), Counter())
-    missing = sorted(batch for batch in watch.acked if not (has + died + gave_way)[batch])
+    missing = sorted(batch for batch in acked if not (has + died + gave_way)[batch])
     return [f"{stage} never committed acked batches {missing}"] if missing else []
 
 

@@ -29,6 +29,8 @@ async def play(sim: Sim, plan: Plan) -> dict[str, object]:
             await _play(sim, plan, fleet, watch, striker)
         except Exception as error:
             error.add_note(str(plan))
+            if sim.net.trace.lines is not None:
+                error.add_note(sim.loop.waiting(200))
             raise
         return {
             "family": plan.family,

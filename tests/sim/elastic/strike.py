@@ -40,6 +40,12 @@ class Striker:
             every_s=0.02,
         )
         await asyncio.sleep(fault.wait_s)
+        if fault.kind != p.JOIN:
+            await self._sim.until(
+                lambda: self._fleet.hosts.keys() >= set(fault.machines),
+                within_s=MAX_WAIT_S,
+                what=f"there are machines for: {fault}",
+            )
         self._sim.note(f"now: {fault}")
         self.struck_late |= self._fleet.is_trained()
         await self._STRIKES[fault.kind](self, fault)
@@ -99,7 +105,6 @@ class Striker:
             await asyncio.sleep(self._sim.rng.uniform(0.1, 2.0))
 
     async def _slow(self, fault: p.Fault) -> None:
-        await self._sim.until(lambda: self._hosts(fault), within_s=5.0, what="it has booted")
         for name in fault.machines:
             self._fleet.slow_down(name, SLOWDOWN)
         await asyncio.sleep(fault.for_s)

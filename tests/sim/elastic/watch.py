@@ -16,6 +16,7 @@ import torch
 from distqatd.averaging.averager import Averager
 from distqatd.compute.expert import Expert
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.runner import RouteRunner
 from tests.sim.loop import LIFE, Life
 
 Batches = Counter[int]
@@ -52,8 +53,11 @@ class Watch:
 
     Attributes:
         num_applied: inner steps applied, by all experts.
+        num_repeats: steps that an expert's book says were applied before: nothing happened.
+        num_rounds: members of rounds whose mean was checked.
         wrong: what is a violation however the run goes on.
-        forked: batches in anchors that were given up for another one of the same outer step.
+        decided: the hops of each route on which a batch was decided, by batch.
+        anchors: what is in each anchor, by stage and digest.
     """
 
     copies: dict[int, Copy] = field(default_factory=dict)
@@ -61,7 +65,7 @@ class Watch:
     num_repeats: int = 0
     num_rounds: int = 0
     wrong: list[str] = field(default_factory=list)
-    acked: set[int] = field(default_factory=set)
+    decided: dict[int, list[Any]] = field(default_factory=dict)
     anchors: dict[tuple[str, str], Batches] = field(default_factory=dict)
     _asked: dict[int, int] = field(default_factory=dict)
     _brought: dict[tuple[int, str], list[Brought]] = field(default_factory=dict)
@@ -159,7 +163,7 @@ def _is_mean(mean: torch.Tensor, weights: list[float], choice: tuple[Brought, ..
 def watching() -> Iterator[Watch]:
     """Watch all experts of this process."""
     watch = Watch()
-    settle, round_ = HostedExpert.apply, Averager.round
+    settle, round_, step = HostedExpert.apply, Averager.round, RouteRunner.step
     plain = {name: getattr(Expert, name) for name in _METHODS}
 
     async def watched_settle(self, session, decided):
@@ -171,6 +175,11 @@ def watching() -> Iterator[Watch]:
         committed = await round_(self, uid, contribution)
         watch.agreed(uid, committed)
         return committed
+
+    async def watched_step(self, batch, number):
+        result = await step(self, batch, number)
+        watch.decided.setdefault(number, []).extend(self.route)
+        return result
 
     def forward(self, *args):
         watch.begins(self)
@@ -204,12 +213,13 @@ def watching() -> Iterator[Watch]:
 
     replaced = (forward, loss_backward, apply, contribution, commit_outer, load)
     HostedExpert.apply, Averager.round = watched_settle, watched_round
+    RouteRunner.step = watched_step
     for method in replaced:
         setattr(Expert, method.__name__, method)
     try:
         yield watch
     finally:
-        HostedExpert.apply, Averager.round = settle, round_
+        HostedExpert.apply, Averager.round, RouteRunner.step = settle, round_, step
         for name, method in plain.items():
             setattr(Expert, name, method)
 
