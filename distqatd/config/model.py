@@ -1,14 +1,20 @@
 """The model of a run, as a chain of stages."""
 
+import re
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator
 
 from distqatd.config.section import PositiveFloat, Section
 
+_MODEL_NAME = re.compile(r"([^.\[\]]+)\.([^.\[\]]+)(?:\[(\d{1,6}):(\d{1,6})\])?")
+
 
 class StageConfig(BaseModel):
-    """One stage: `model_name` is `family.stage`, other keys are the family's. Run-wide."""
+    """One stage: `model_name` is `family.stage`, other keys are the family's. Run-wide.
+
+    A stage may be cut further: `distilgpt2.body[2:4]` is the third and fourth unit of the body.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow", protected_namespaces=())
 
@@ -18,8 +24,11 @@ class StageConfig(BaseModel):
     @field_validator("model_name")
     @classmethod
     def _has_stage(cls, value: str) -> str:
-        if value.count(".") != 1:
-            raise ValueError(f"{value!r} must be FAMILY.STAGE, for example resnet18.front")
+        if _MODEL_NAME.fullmatch(value) is None:
+            raise ValueError(
+                f"{value!r} must be FAMILY.STAGE or FAMILY.STAGE[FROM:TO], for example "
+                "resnet18.front or distilgpt2.body[2:4]"
+            )
         return value
 
     @property
@@ -28,9 +37,20 @@ class StageConfig(BaseModel):
         return self.model_name.split(".")[0]
 
     @property
+    def part(self) -> str:
+        """Return the named part of the model that the stage is, or lies in, such as `body`."""
+        return self.model_name.split(".")[1].partition("[")[0]
+
+    @property
+    def span(self) -> tuple[int, int] | None:
+        """Return which units of its part the stage holds: first, and one past the last."""
+        match = _MODEL_NAME.fullmatch(self.model_name)
+        return (int(match[3]), int(match[4])) if match and match[3] else None
+
+    @property
     def stage(self) -> str:
-        """Return the stage name, the part after the dot."""
-        return self.model_name.split(".")[1]
+        """Return the stage's name in the swarm: `body`, or `body_2_4` for `body[2:4]`."""
+        return "_".join([self.part, *map(str, self.span or ())])
 
     @property
     def options(self) -> dict[str, Any]:

@@ -4,7 +4,7 @@ A name such as `gpt2.tail` means another range of units in head|body|tail than i
 stage is always resolved within its pipeline.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,11 +68,10 @@ def check_pipeline(pipeline: Sequence[StageConfig]) -> tuple[ResolvedStage, ...]
         for index, config in enumerate(pipeline)
     ]
     _check_same_options(pipeline, options)
-    ranges = model.stages(split, options[0])
-    return tuple(
-        ResolvedStage(config.model_name, units)
-        for config, units in zip(pipeline, ranges, strict=True)
-    )
+    parts = dict(zip(split, model.stages(split, options[0]), strict=True))
+    for part, units in parts.items():
+        _check_spans([config for config in pipeline if config.part == part], len(units))
+    return tuple(_resolve(config, parts[config.part]) for config in pipeline)
 
 
 def build_stage(
@@ -95,27 +94,45 @@ def build_stage(
     Raises:
         UnknownModel, ConfigError: as `check_pipeline`, or `config` is not in `pipeline`.
     """
-    if not pipeline:
-        pipeline = _pipeline_around(config)
-    for resolved, candidate in zip(check_pipeline(pipeline), pipeline, strict=True):
+    for resolved, candidate in _resolved(config, pipeline):
         if candidate == config:
             return Stage(resolved.name, resolved.units, seed, device)
     raise ConfigError(f"{config.model_name} is not a stage of the pipeline {_names(pipeline)}")
 
 
-def _pipeline_around(config: StageConfig) -> tuple[StageConfig, ...]:
+def _resolved(
+    config: StageConfig, pipeline: Sequence[StageConfig]
+) -> Iterator[tuple[ResolvedStage, StageConfig]]:
+    if pipeline:
+        yield from zip(check_pipeline(pipeline), pipeline, strict=True)
+        return
     _check_name(config)
-    split = max((split for split in SPLITS if config.stage in split), key=len)
-    return tuple(
-        config.model_copy(update={"model_name": f"{config.family}.{stage}"}) for stage in split
-    )
+    split = max((split for split in SPLITS if config.part in split), key=len)
+    model = family(config.family)
+    parts = model.stages(split, model.parse(config.options, config.model_name))
+    yield _resolve(config, parts[split.index(config.part)]), config
+
+
+def _resolve(config: StageConfig, part: tuple[Unit, ...]) -> ResolvedStage:
+    """Cut the stage out of its part.
+
+    Raises:
+        ConfigError: the part has no such units.
+    """
+    start, stop = config.span or (0, len(part))
+    if not start < stop <= len(part):
+        raise ConfigError(
+            f"{config.model_name} is no range of the {len(part)} units of {config.part}; "
+            f"write {config.part}[FROM:TO] with 0 <= FROM < TO <= {len(part)}"
+        )
+    return ResolvedStage(config.model_name, part[start:stop])
 
 
 def _check_name(config: StageConfig) -> None:
     family(config.family)
-    if config.stage not in STAGES:
+    if config.part not in STAGES:
         raise UnknownModel(
-            f"no stage {config.stage!r} in {config.model_name!r}; {suggest(config.stage, STAGES)}"
+            f"no stage {config.part!r} in {config.model_name!r}; {suggest(config.part, STAGES)}"
         )
 
 
@@ -129,7 +146,13 @@ def _check_one_family(pipeline: Sequence[StageConfig]) -> None:
 
 
 def _check_split(pipeline: Sequence[StageConfig]) -> tuple[str, ...]:
-    split = tuple(config.stage for config in pipeline)
+    names = [config.part for config in pipeline]
+    # Ranges of one part follow one another and stand for it once; whole parts are named once.
+    split = tuple(
+        config.part
+        for config, before in zip(pipeline, [None, *names], strict=False)
+        if config.part != before or config.span is None
+    )
     if split not in SPLITS:
         known = "; ".join(", ".join(stages) for stages in SPLITS)
         raise ConfigError(
@@ -137,6 +160,19 @@ def _check_split(pipeline: Sequence[StageConfig]) -> tuple[str, ...]:
             f"and in order; use the stages of one of: {known}"
         )
     return split
+
+
+def _check_spans(stages: Sequence[StageConfig], num_units: int) -> None:
+    """Check that the stages of one part hold each of its units once, in order."""
+    spans = [config.span or (0, num_units) for config in stages]
+    ends = [stop for _, stop in spans]
+    if [start for start, _ in spans] != [0, *ends[:-1]] or ends[-1] != num_units:
+        part = stages[0].part
+        raise ConfigError(
+            f"{_names(stages)} must hold the {num_units} units of {part} once and in order: "
+            f"the first range begins at 0, each at the end of the one before, the last ends at "
+            f"{num_units}"
+        )
 
 
 def _check_same_options(pipeline: Sequence[StageConfig], options: Sequence[Any]) -> None:

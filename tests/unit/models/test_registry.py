@@ -143,3 +143,70 @@ def test_a_stage_of_another_pipeline_is_refused() -> None:
         build_stage(
             StageConfig(model_name="mlp.head"), 0, pipeline=pipeline("mlp", ("front", "back"))
         )
+
+
+def ranges(*names: str, **options: Any) -> tuple[StageConfig, ...]:
+    merged = {**SMALL["gpt2"], "n_layer": 6, **options}
+    return tuple(
+        StageConfig.model_validate({"model_name": f"gpt2.{name}", **merged}) for name in names
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("head", "body[0:2]", "body[2:3]", "body[3:6]", "tail"),
+        ("full[0:1]", "full[1:8]"),
+        ("front[0:1]", "front[1:4]", "back"),
+        ("head[0:4]", "tail"),
+    ],
+)
+def test_a_part_may_be_cut_into_ranges(names: tuple[str, ...]) -> None:
+    resolved = check_pipeline(ranges(*names))
+    units = [unit.name for stage in resolved for unit in stage.units]
+    assert units == ["embed", *(f"h{index}" for index in range(6)), "output"]
+    assert [stage.name for stage in resolved] == [f"gpt2.{name}" for name in names]
+
+
+def test_a_range_is_a_stage_of_its_own_with_a_name_that_may_travel() -> None:
+    pipeline = ranges("head", "body[0:2]", "body[2:6]", "tail")
+    assert [config.stage for config in pipeline] == ["head", "body_0_2", "body_2_6", "tail"]
+    assert build_stage(pipeline[2], 0, "meta", pipeline).unit_names == ("h2", "h3", "h4", "h5")
+    assert build_stage(pipeline[2], 0, "meta").unit_names == ("h2", "h3", "h4", "h5")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("head", "body[0:2]", "body[3:6]", "tail"),
+        ("head", "body[0:4]", "body[2:6]", "tail"),
+        ("head", "body[0:4]", "tail"),
+        ("head", "body[1:6]", "tail"),
+        ("head", "body[2:6]", "body[0:2]", "tail"),
+        ("head", "body[0:6]", "body[6:7]", "tail"),
+        ("head", "body[0:3]", "body", "tail"),
+    ],
+)
+def test_ranges_that_leave_units_out_or_repeat_them_are_refused(names: tuple[str, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"6 units of body once|does not cover the model once"):
+        check_pipeline(ranges(*names))
+
+
+@pytest.mark.parametrize("name", ["body[4:4]", "body[5:9]"])
+def test_a_range_outside_of_its_part_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"no range of the 6 units of body"):
+        build_stage(ranges(name)[0], 0)
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gpt2.body[2]", "gpt2.body[:2]", "gpt2.body[0:2]x", "a.b.c"]
+)
+def test_a_name_that_is_no_stage_is_refused_with_an_example(name: str) -> None:
+    with pytest.raises(ValueError, match=r"must be FAMILY.STAGE.*distilgpt2.body\[2:4\]"):
+        StageConfig(model_name=name)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_front_and_back_are_head_and_tail_of_two_stages(name: str) -> None:
+    front, head = (check_pipeline(pipeline(name, split, **SMALL[name])) for split in SPLITS[1:3])
+    assert [[u.name for u in s.units] for s in front] == [[u.name for u in s.units] for s in head]
