@@ -26,7 +26,7 @@ from distqatd.swarm import records as r
 from distqatd.swarm.duty import CLAIM, STEP_DOWN
 from distqatd.swarm.ledger import Ledger
 from distqatd.swarm.recovery import known_routes
-from distqatd.swarm.routes import MAX_PIPELINES, Route, plan_routes, remember
+from distqatd.swarm.routes import MAX_PIPELINES, Route, ending, plan_routes, remember
 from distqatd.swarm.view import SwarmView
 from distqatd.wire.payload import Message
 
@@ -56,6 +56,7 @@ class ClientRole:
         self._gaps: tuple[str, ...] = ()
         self._served: set[str] = set()
         self._complete: set[int] = set()
+        self._ending: dict[int, str] = {}
         context.rpc.serve(calls.SYNC, self._sync)
         context.rpc.serve(calls.HOST, self._host)
 
@@ -144,6 +145,8 @@ class ClientRole:
             self.last_plan = decision.reason
             self._context.events.emit("routes.planned", reason=decision.reason)
             self._context.note("route", "pipelines", decision.reason)
+        kept = {n: why for n, why in self._ending.items() if n not in decision.value}
+        self._ending = kept | ending(view, self.routes, decision.value)
         # A pipeline in a gap keeps its old route in mind: what still lives of it is reused.
         self.routes = remember(self.routes, decision.value)
         self._complete = set(decision.value)
@@ -215,7 +218,7 @@ class ClientRole:
         if self.end.is_over or report.outer_step >= self._context.config.diloco.outer_steps:
             return self._over("the last outer step is done")
         route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
-        return self.lending.grant(report, route)
+        return self.lending.grant(report, route, self._ending.get(report.pipeline, ""))
 
     def _note_lost(self, report: calls.Report) -> None:
         directory = self._context.directory

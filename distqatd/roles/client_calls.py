@@ -154,7 +154,9 @@ class Grant:
             while the trainer's reports do not name it: an answer can be lost.
         first: first batch of the lease.
         end: one past its last.
-        route: the one the client wants, always; empty while the pipeline has a gap: ask again.
+        route: the one the client wants, always; empty while the pipeline has a gap: ask again, and
+            go on along the old one while it works: the client may be wrong. Only if `reason` is
+            given, leave it in order: an expert of it drains, and no other takes its place.
         is_over: the trainer's job is done; `reason` says why.
         session: number for a session on this route. It grows with every grant, so that of two
             trainers with one expert in their routes the one that was told last wins.

@@ -1,6 +1,7 @@
 """An expert's way out: no new steps, the next outer step if it has samples, then gone."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 
 from distqatd.pipeline.hosted import HostedExpert
@@ -59,7 +60,7 @@ class Drain:
         self._ends_at, self._busy_at = began + deadline_s, began
         events.emit("expert.draining", uid=hosted.uid, reason=reason, deadline_s=deadline_s)
         while not self.is_cancelled and not self._is_free() and loop.time() < self._ends_at:
-            await asyncio.sleep(POLL_S)
+            await self._wait()
             await self._take_step_alone()
         seconds = loop.time() - began
         if self.is_cancelled:
@@ -70,10 +71,18 @@ class Drain:
     def _is_free(self) -> bool:
         """Return whether no trainer and no round holds the expert, and no samples are left."""
         now = asyncio.get_running_loop().time()
-        if self._hosted.session is not None or self._rounds.is_running:
+        if self._hosted.session is not None:
             self._busy_at = now
-        is_idle = now - self._busy_at >= LINGER_S
-        return is_idle and not self._hosted.expert.samples_since_anchor
+        has_lingered = now - self._busy_at >= LINGER_S
+        is_in_round = self._rounds.is_running
+        return has_lingered and not is_in_round and not self._hosted.expert.samples_since_anchor
+
+    async def _wait(self) -> None:
+        """Wait a moment, or until a round ends: before the next one begins is a time to leave."""
+        self._rounds.ended.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POLL_S):
+                await self._rounds.ended.wait()
 
     async def _take_step_alone(self) -> None:
         """Commit what the expert has trained by itself if it is the only replica.

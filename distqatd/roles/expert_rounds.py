@@ -15,9 +15,17 @@ from distqatd.roles.state_loader import StateLoader
 from distqatd.swarm.placement import Slot
 from distqatd.swarm.view import StageView
 
+IDLE_POLL_S = 0.1
+"""While others wait for us in a round, we look this often whether our trainer has left."""
+
 
 class ExpertRounds:
-    """Takes one serving expert through its outer steps."""
+    """Takes one serving expert through its outer steps.
+
+    Attributes:
+        is_running: whether it is in a round.
+        ended: set whenever a round has ended here; whoever waits for that clears it.
+    """
 
     def __init__(
         self,
@@ -38,6 +46,7 @@ class ExpertRounds:
         self._slot = slot
         self._publish = publish
         self.is_running = False
+        self.ended = asyncio.Event()
 
     async def run(self) -> None:
         """Take part in a round whenever one is due, until cancelled."""
@@ -53,6 +62,7 @@ class ExpertRounds:
                 )
             finally:
                 self.is_running = False
+                self.ended.set()
             self._publish()
 
     # --- who counts
@@ -105,14 +115,23 @@ class ExpertRounds:
         if outer_step > hosted.expert.outer_step + 1:
             hosted.round_due.set()
             return
-        is_idle = hosted.session is None
         margin_s = min(2.0, seconds_left / 4)
-        delay_s = 0.0 if is_idle else max(0.0, seconds_left - margin_s)
-        asyncio.get_running_loop().call_later(delay_s, self._join_late, outer_step)
+        now = asyncio.get_running_loop().time()
+        self._join_when_idle(outer_step, now + max(0.0, seconds_left - margin_s))
 
-    def _join_late(self, outer_step: int) -> None:
-        if outer_step == self._hosted.expert.outer_step + 1:
-            self._hosted.round_due.set()
+    def _join_when_idle(self, outer_step: int, latest_at: float) -> None:
+        """Join once no trainer has a session here, or at `latest_at`.
+
+        A trainer may leave any time, as when we drain: the others should not wait longer then.
+        """
+        hosted, loop = self._hosted, asyncio.get_running_loop()
+        left_s = latest_at - loop.time()
+        if outer_step != hosted.expert.outer_step + 1 or hosted.round_due.is_set():
+            return
+        if hosted.session is None or left_s <= 0:
+            hosted.round_due.set()
+        else:
+            loop.call_later(min(left_s, IDLE_POLL_S), self._join_when_idle, outer_step, latest_at)
 
     # --- one round
 

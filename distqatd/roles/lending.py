@@ -108,8 +108,11 @@ class Lending:
             if lease.pipeline == pipeline:
                 self._claims[key] = replace(lease, end=lease.next)
 
-    def grant(self, report: calls.Report, route: Route) -> calls.Grant:
-        """Answer a report: the route, and a lease if one is wanted and can be trained."""
+    def grant(self, report: calls.Report, route: Route, ending: str = "") -> calls.Grant:
+        """Answer a report: the route, and a lease if one is wanted and can be trained.
+
+        `ending` says why the trainer must leave the route it has, if there is no other one.
+        """
         ledger, lease = self.ledger, None
         if report.wants_lease and route and self.is_ready:
             lease = ledger.grant(report.pipeline, [held.fence for held in report.held])
@@ -121,7 +124,7 @@ class Lending:
             end,
             route,
             is_over=False,
-            reason="",
+            reason="" if route else ending,
             session=ledger.next_fence(),
         )
 

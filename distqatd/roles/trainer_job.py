@@ -48,6 +48,7 @@ class Job:
         client: whom it reports to; follows the highest term of the client's duty it hears of.
         route: the one the client wants now; empty if there is none, or none known since a
             failure.
+        must_leave: why the present route is to be left although there is no other; or "".
         session: number for the next session, from the client's last answer.
         over: why the job is over, once it is.
         num_failures: grows with every failure of a route: an answer to a question from before
@@ -65,6 +66,7 @@ class Job:
     leases: Leases = field(default_factory=Leases)
     runner: RouteRunner | None = None
     route: Route = ()
+    must_leave: str = ""
     session: int = 0
     serial: int = 0
     over: str | None = None
@@ -144,6 +146,7 @@ class Job:
             self.leases.take(grant)
         if num_failures == self.num_failures:
             self.route, self.session = grant.route, grant.session
+            self.must_leave = "" if grant.route else grant.reason
             self.news.set()
         elif self.over is not None:
             self.news.set()

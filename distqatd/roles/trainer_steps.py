@@ -75,7 +75,7 @@ class JobSteps:
 
     async def _go_on_along(self, runner: RouteRunner, lease: Lent | None) -> None:
         job = self._job
-        if job.route and job.route != runner.route:
+        if (job.route or job.must_leave) and job.route != runner.route:
             await self._leave(runner)
         elif lease is None or self._is_done(runner):
             await runner.flush()
@@ -138,7 +138,7 @@ class JobSteps:
         lease.next = min(first_missing, lease.end)
 
     async def _leave(self, runner: RouteRunner) -> None:
-        """Change over to the route the client wants: nothing is aborted, nothing replayed."""
+        """Leave the route for the one the client wants, or for none: nothing is replayed."""
         job = self._job
         await runner.flush()
         await runner.abort("the pipeline takes another route")

@@ -107,6 +107,19 @@ def remember(current: Mapping[int, Route], planned: Mapping[int, Route]) -> dict
     return {**broken, **planned}
 
 
+def ending(
+    view: SwarmView, current: Mapping[int, Route], planned: Mapping[int, Route]
+) -> dict[int, str]:
+    """Return the pipelines that are to end in order, and why: an expert of theirs drains."""
+    why: dict[int, str] = {}
+    for number, route in current.items():
+        experts = [(hop, view.expert(hop.uid)) for hop in route if number not in planned]
+        leaving = [e.uid for hop, e in experts if e and not e.is_serving and hop_of(e) == hop]
+        if leaving:
+            why[number] = f"{', '.join(leaving)} drains and there is no spare"
+    return why
+
+
 def _take(pool: dict[ExpertUid, ExpertInfo], hop: Hop) -> Hop | None:
     """Take the hop's expert out of the pool if it is still the same life of the same peer."""
     expert = pool.get(hop.uid)

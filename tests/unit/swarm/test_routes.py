@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distqatd.base.errors import RemoteProtocolError
-from distqatd.swarm.routes import Hop, plan_routes, read_route, remember, route_body
+from distqatd.swarm.routes import Hop, ending, plan_routes, read_route, remember, route_body
 from tests.support.views import info, view_of
 
 STAGES = ("head", "tail")
@@ -188,3 +188,14 @@ def test_a_route_survives_the_wire_and_nonsense_does_not():
     for bad in ([["head.0.0.0", "a"]], [["head.0.0.0", "a", "1", []]], ["x"], [[]] * 65):
         with pytest.raises(RemoteProtocolError):
             read_route(bad)
+
+
+def test_a_pipeline_ends_in_order_when_an_expert_of_it_drains_and_nobody_can_take_its_place():
+    names = (("a", "head.0.0.0"), ("b", "head.0.1.0"), ("c", "tail.0.0.0"), ("d", "tail.0.1.0"))
+    before = plan_routes(swarm(*names), {}).value
+    view = draining(names, "b")
+    planned = plan_routes(view, before).value
+    assert ending(view, before, planned) == {1: "head.0.1.0 drains and there is no spare"}
+    dead = swarm(*names[:1], *names[2:])  # a gap ends nothing: we may be wrong about it
+    assert ending(dead, before, plan_routes(dead, before).value) == {}
+    assert ending(view, before, before) == {}
