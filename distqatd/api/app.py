@@ -10,7 +10,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from distqatd.api import checkpoint_schema, schema
-from distqatd.api.guard import OWNER_KEY, error_response
+from distqatd.api.actions import add_actions
+from distqatd.api.guard import error_response, owner_only
 from distqatd.api.provider import Provider
 from distqatd.api.stream import EventStream
 from distqatd.base.errors import DistqatError
@@ -24,16 +25,6 @@ class StopRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     reason: str = Field("asked over the API", max_length=200)
-
-
-def owner_only(request: Request) -> None:
-    """Let only requests pass that came in by the unix socket.
-
-    Raises:
-        HTTPException: 403 for any other.
-    """
-    if request.scope.get(OWNER_KEY) is not True:
-        raise HTTPException(403, f"{request.url.path} is only served on the daemon's unix socket")
 
 
 def create_app(provider: Provider, stopping: asyncio.Event) -> FastAPI:
@@ -54,6 +45,7 @@ def create_app(provider: Provider, stopping: asyncio.Event) -> FastAPI:
     )
     _add_reads(app, provider)
     _add_owner_routes(app, provider)
+    add_actions(app, provider.actions)
     _add_events(app, provider, stopping)
     _add_error_handlers(app)
     return app

@@ -9,7 +9,8 @@ it answers reads alone, only under a loopback `Host` (a page that rebinds its ow
 import re
 from collections.abc import Mapping
 
-from starlette.requests import HTTPConnection
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -41,6 +42,16 @@ def refusal(method: str, headers: Mapping[str, str]) -> str | None:
 def error_response(status_code: int, reply: ErrorReply) -> Response:
     """Return `reply` as a JSON response."""
     return Response(reply.to_json(), status_code, media_type="application/json")
+
+
+def owner_only(request: Request) -> None:
+    """Let only requests pass that came in by the unix socket.
+
+    Raises:
+        HTTPException: 403 for any other.
+    """
+    if request.scope.get(OWNER_KEY) is not True:
+        raise HTTPException(403, f"{request.url.path} is only served on the daemon's unix socket")
 
 
 class Guard:

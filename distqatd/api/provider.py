@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Protocol
 
+from distqatd.api.actions import Actions
 from distqatd.api.checkpoint_schema import Mirror
 from distqatd.api.schema import Invite, Peers, Pipelines, Rounds, RunInfo, Status, Stopping
 from distqatd.base.events import Event
@@ -13,6 +14,11 @@ class Provider(Protocol):
 
     A method that cannot answer raises a DistqatError, whose message and exit code reach people.
     """
+
+    @property
+    def actions(self) -> Actions:
+        """Return what acts, or asks other peers."""
+        ...
 
     async def status(self) -> Status:
         """Return this daemon, the swarm and the run at a glance."""

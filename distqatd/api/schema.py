@@ -12,8 +12,11 @@ from pydantic import BaseModel, ConfigDict, Field
 TrainingState = Literal["waiting", "training", "averaging", "paused", "finished"]
 """`waiting`: no complete pipeline yet. `averaging`: a round is open."""
 
-PeerState = Literal["starting", "joining", "serving", "draining", "stopping", "lost"]
-"""Where a daemon is in its life, as it says itself; `lost` is what others say about it."""
+PeerState = Literal["starting", "joining", "serving", "draining", "drained", "stopping", "lost"]
+"""Where a daemon is in its life, as it says itself; `lost` is what others say about it.
+
+One that is drained still runs, without experts, until it is resumed or stopped.
+"""
 
 Reachability = Literal["unknown", "loopback", "private", "public", "unreachable"]
 """From where peers have reached this daemon; `unknown` until one has."""
@@ -111,7 +114,7 @@ class StageExpert(Part):
 
 
 class Stage(Part):
-    """One stage of the model and who serves it.
+    """One stage of the model and who serves it; draining replicas are on their way out.
 
     `replicas_identical` is None until two serving replicas have reported the same outer step.
     """
@@ -122,6 +125,7 @@ class Stage(Part):
     last_outer_step_age_s: float | None
     replicas_identical: bool | None
     experts: tuple[StageExpert, ...]
+    num_draining: int = 0
 
 
 class HostedExpert(Part):

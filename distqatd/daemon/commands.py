@@ -2,18 +2,19 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from distqatd.base.errors import NetworkError, NotFound
+from distqatd.base.errors import NetworkError, NotFound, error_for_code
 from distqatd.base.ids import PeerId, nickname
 from distqatd.base.reasons import Reason
 from distqatd.daemon.control import Control, Movable
 from distqatd.daemon.directives import Receiver, Sender
-from distqatd.daemon.jobs import Job, Jobs
+from distqatd.daemon.jobs import Job, Jobs, Plan
 from distqatd.daemon.names import Named, find
-from distqatd.daemon.orders import Order
+from distqatd.daemon.orders import REASSIGN, Order
 from distqatd.daemon.ping import Echo, ping, serve_ping
 from distqatd.daemon.why import Round, ask_why, own_reasons, serve_why
 from distqatd.identity.operator import Operators
 from distqatd.roles.context import Context
+from distqatd.swarm.rebalance import Move
 
 
 class Commands:
@@ -64,6 +65,28 @@ class Commands:
         if whom.peer_id == context.peer_id:
             return self.control.start(order, asked_by=context.peer_id)
         return await self._sender.send(order, whom.peer_id)
+
+    def move_all(self, moves: Sequence[Move], deadline_s: float) -> Job:
+        """Return a job that has experts serve other stages, one after the other."""
+        context = self._context
+        seen = [f"{len(moves)} to move"]
+
+        async def work() -> str:
+            for move in moves:
+                seen[0] = f"{move.uid} moves to {move.to_stage}"
+                await self._move(move, deadline_s)
+            return "; ".join(f"{move.uid} moved to {move.to_stage}" for move in moves)
+
+        me = context.peer_id
+        plan = Plan(REASSIGN, f"reassign {len(moves)} experts", me, me, deadline_s * len(moves))
+        return self.jobs.start(plan, work, lambda: seen[0])
+
+    async def _move(self, move: Move, deadline_s: float) -> None:
+        order = Order(REASSIGN, (move.uid,), move.to_stage, deadline_s)
+        job = await self.give(order, Named(move.peer_id, (move.uid,)))
+        await job.over.wait()
+        if job.code:
+            raise error_for_code(job.code)(f"{move.uid}: {job.message}")
 
     def reasons(self) -> tuple[Reason, ...]:
         """Return why this daemon did what it did last, the newest first."""

@@ -84,6 +84,11 @@ class Crew:
         """Import torch beside the loop: it takes seconds, and peers must not think we are dead."""
         await self._seams.in_thread(lambda: import_module("distqatd.daemon.compute_roles"))
 
+    @property
+    def device_name(self) -> str | None:
+        """Return the device of this daemon's experts and trainer, once it is open."""
+        return self._device.name if self._device is not None else None
+
     def round_records(self) -> "tuple[RoundRecord, ...]":
         """Return the rounds that experts of this daemon took part in, oldest first."""
         return self._averager.rounds if self._averager is not None else ()

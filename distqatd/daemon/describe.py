@@ -3,7 +3,7 @@
 from distqatd.api import schema as s
 from distqatd.base.ids import ExpertUid, PeerId, nickname
 from distqatd.roles.monitor import fleet_metrics
-from distqatd.swarm.records import LeaseRecord
+from distqatd.swarm.records import DRAINING, LeaseRecord
 from distqatd.swarm.view import StageView, SwarmView
 
 
@@ -55,11 +55,16 @@ def identical(digests: set[tuple[int, str]], num_serving: int) -> bool | None:
 
 def gaps(view: SwarmView) -> tuple[s.Gap, ...]:
     """Return the stages nobody serves, and what to do."""
+    has_spare = any(len(stage.serving) > 1 for stage in view.stages)
     return tuple(
         s.Gap(
             stage=stage,
             reason=f"no expert serves {stage}",
-            suggestion=f"start one: distqatd --role expert --stage {stage} --join PEER",
+            suggestion=(
+                "distqatctl reassign --auto --dry-run"
+                if has_spare
+                else f"start one: distqatd --role expert --stage {stage} --join PEER"
+            ),
         )
         for stage in view.gaps
     )
@@ -109,6 +114,7 @@ def stage_row(stage: StageView, age_s: float | None) -> s.Stage:
         state="ok" if stage.serving else "gap",
         last_outer_step_age_s=age_s,
         replicas_identical=identical(digests, len(stage.serving)),
+        num_draining=sum(e.record.state == DRAINING for e in experts),
         experts=tuple(
             s.StageExpert(
                 uid=e.uid,

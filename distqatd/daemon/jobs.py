@@ -3,7 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distqatd.base.clock import Clock
 from distqatd.base.errors import ControlError, DistqatError, NotFound
@@ -43,7 +43,7 @@ class Job:
         started_unix_s: when it began.
         started_at: the same in loop time.
         progress: tells where it stands.
-        is_over: whether it has ended.
+        over: set once it has ended.
         message: how it ended.
         code: of the error that ended it; empty if all went well.
         exit_code: what a command that waited for it exits with.
@@ -55,11 +55,16 @@ class Job:
     started_unix_s: float
     started_at: float
     progress: Callable[[], str]
-    is_over: bool = False
+    over: asyncio.Event = field(default_factory=asyncio.Event)
     message: str = ""
     code: str = ""
     exit_code: int = 0
     seconds: float = 0.0
+
+    @property
+    def is_over(self) -> bool:
+        """Return whether it has ended."""
+        return self.over.is_set()
 
 
 Work = Callable[[], Awaitable[str]]
@@ -125,5 +130,5 @@ class Jobs:
             job.code, job.exit_code = ControlError.wire_code, ControlError.exit_code
             raise
         finally:
-            job.is_over = True
             job.seconds = asyncio.get_running_loop().time() - job.started_at
+            job.over.set()

@@ -14,6 +14,7 @@ from distqatd.base.errors import SwarmError
 from distqatd.base.ids import PeerId, nickname
 from distqatd.config.run import run_digest
 from distqatd.daemon import mirror_answers
+from distqatd.daemon.actions import NodeActions
 from distqatd.daemon.addresses import reachability
 from distqatd.daemon.describe import (
     batches,
@@ -28,7 +29,7 @@ from distqatd.daemon.describe import (
 )
 from distqatd.identity.invite import Invite
 from distqatd.roles.monitor import fleet_metrics
-from distqatd.swarm.records import LeaseRecord
+from distqatd.swarm.records import DRAINED, DRAINING, JOINING, LeaseRecord
 from distqatd.swarm.view import SwarmView
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class NodeProvider:
     def __init__(self, node: Node, secret: bytes | None) -> None:
         self._node = node
         self._secret = secret
+        self.actions = NodeActions(node)
 
     # --- this daemon and the swarm
 
@@ -108,9 +110,12 @@ class NodeProvider:
             return "stopping"
         if node.context is None:
             return "starting"
-        if any(expert.hosted is None for expert in node.experts):
+        states = {expert.state for expert in node.experts}
+        if node.is_leaving or DRAINING in states:
+            return "draining"
+        if JOINING in states:
             return "joining"
-        return "serving"
+        return "drained" if DRAINED in states else "serving"
 
     def _hosted(self) -> tuple[s.HostedExpert, ...]:
         found = []
@@ -160,14 +165,16 @@ class NodeProvider:
         links = {link.peer_id: link for link in self._node.pool.links()}
         link = links.get(peer_id)
         record = view.peers.get(peer_id) if view else None
-        stages = view.stages if view else ()
+        experts = [e for stage in view.stages for e in stage.experts] if view else []
+        own = [expert for expert in experts if expert.peer_id == peer_id]
+        is_draining = any(expert.record.state == DRAINING for expert in own)
         return s.Peer(
             peer_id=peer_id,
             nickname=nickname(peer_id),
             roles=record.roles if record else (),
             addresses=record.addresses if record else (),
-            experts=tuple(e.uid for st in stages for e in st.experts if e.peer_id == peer_id),
-            state="serving" if record else "lost",
+            experts=tuple(expert.uid for expert in own),
+            state="lost" if not record else "draining" if is_draining else "serving",
             rtt_s=link.rtt_s if link else None,
             bytes_in=link.bytes_in if link else 0,
             bytes_out=link.bytes_out if link else 0,

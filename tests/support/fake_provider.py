@@ -6,6 +6,7 @@ from distqatd.api import checkpoint_schema, schema
 from distqatd.base.clock import SystemClock
 from distqatd.base.errors import SwarmError
 from distqatd.base.events import Event, EventLog
+from tests.support.fake_actions import FakeActions
 
 PEER = "a" * 52
 OTHER = "b" * 52
@@ -109,6 +110,7 @@ class FakeProvider:
         self.run_reply: schema.RunInfo | None = run_info()
         self.events_log = EventLog(SystemClock())
         self.stopped: list[str] = []
+        self.actions = FakeActions()
         self.limits: list[int] = []
         self.mirror_reply = mirror()
         self.num_asked = 0
