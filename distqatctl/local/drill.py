@@ -13,7 +13,8 @@ from distqatd.api.local_schema import KillReport
 from distqatd.api.schema import Status
 from distqatd.base.clock import Clock
 
-SILENT: Callable[[str], None] = lambda _: None  # noqa: E731
+Say = Callable[[str], None]
+SILENT: Say = lambda _: None  # noqa: E731
 
 
 class Drill:
@@ -24,7 +25,7 @@ class Drill:
         fleet: Fleet,
         timeline: Timeline,
         clock: Clock,
-        say: Callable[[str], None] = SILENT,
+        say: Say = SILENT,
     ) -> None:
         self._fleet = fleet
         self._timeline = timeline

@@ -16,8 +16,8 @@ STORY = frozenset(
     {
         "step.aborted", "stage.gap", "stage.filled", "expert.placed", "expert.state_loaded",
         "expert.serving", "pipeline.staffed", "pipeline.opened", "pipeline.running",
-        "trainer.lost", "trainer.started", "duty.taken", "duty.adopted", "client.silent",
-        "run.finished",
+        "pipeline.rerouted", "trainer.lost", "trainer.started", "duty.taken", "client.silent",
+        "lease.continued", "run.finished",
     }
 )  # fmt: skip
 """Kinds of events that tell how a swarm gets over a loss."""

@@ -11,7 +11,7 @@ import time
 
 from tests.bench.report import Report
 
-NAMES = ("transport", "dht", "expert", "pipeline")
+NAMES = ("transport", "dht", "expert", "pipeline", "failover")
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,8 @@ def main(arguments: list[str]) -> int:
     began = time.perf_counter()
     bench = importlib.import_module(f"tests.bench.{options.name}")
     report = Report(options.name)
-    bench.run(report, quick=options.quick, peer_python=options.peer_python)
+    more = {} if options.kills is None else {"kills": options.kills}
+    bench.run(report, quick=options.quick, peer_python=options.peer_python, **more)
     print(report.as_json() if options.json else report.as_table())
     if not options.json:
         load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
@@ -39,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--peer-python", metavar="PATH", help="a Python that has hivemind 1.1.12: measure it, too"
     )
+    parser.add_argument("--kills", type=int, metavar="N", help="failover: kill so many, not 30")
     return parser
 
 
