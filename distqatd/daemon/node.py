@@ -46,6 +46,9 @@ PROTOCOL_VERSION = 1
 LEAVE_GRACE_S = 5.0
 """A drain that has not ended so long after its deadline is left behind, seconds."""
 
+LAST_CHECKPOINT_S = 15.0
+"""What a stop lets the param mirror take for what is committed and not kept yet, seconds."""
+
 DIRECTORY_S = 10.0
 """A daemon without a client or monitor looks at the whole swarm this often, seconds."""
 
@@ -165,11 +168,14 @@ class Node:
             self.stopping.set()
 
     async def drain_and_stop(self, reason: str, deadline_s: float) -> None:
-        """Drain this daemon's experts, then stop; `stop` in between cuts the drain short.
+        """Keep what is committed, drain this daemon's experts, stop; `stop` cuts that short.
 
         Alone in the swarm there is nobody to hand over to, and it stops at once.
         """
         commands, context = self.commands, self.context
+        if deadline_s > 0 and self.crew.mirror is not None:
+            self.is_leaving = True
+            await self.crew.mirror.finish(min(deadline_s, LAST_CHECKPOINT_S))
         if deadline_s > 0 and commands and context and context.directory.others():
             self.is_leaving = True
             # The drain keeps its deadline itself; if it does not, the daemon ends all the same.

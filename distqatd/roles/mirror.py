@@ -7,6 +7,7 @@ batches. What it has published it serves as `mirror/<stage>`, and its record say
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar, cast
@@ -94,6 +95,7 @@ class MirrorRole:
         self._tried_at = -float("inf")
         self._warmed: dict[tuple[ExpertUid, int], float] = {}
         self._missed = ""
+        self._ended = asyncio.Event()
         self.asked = False
         self.root = root
         self.shelf = Shelf(context, server, self._do)
@@ -177,6 +179,16 @@ class MirrorRole:
             raise CheckpointError(f"another daemon of the run keeps checkpoints in {self.root}")
         self.asked = True
         self._context.directory.look_now()
+
+    async def finish(self, within_s: float) -> None:
+        """Keep what is committed and not kept yet, before this daemon leaves the swarm."""
+        committed = committed_step(self._context.directory.view)
+        if self._store is None or committed <= max(self.shelf.outer_step, 0):
+            return
+        self.ask()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._ended.wait()
 
     def _is_due(self, view: SwarmView) -> bool:
         config = self._context.config
@@ -274,6 +286,8 @@ class MirrorRole:
 
     def _note(self, *, ok: bool, text: str) -> None:
         self.outcome = Outcome(self.outcome.number + 1, ok, text)
+        self._ended.set()
+        self._ended = asyncio.Event()
 
     async def _do(self, work: Callable[[], T]) -> T:
         return cast("T", await self._in_thread(work))

@@ -205,6 +205,31 @@ async def test_a_donor_whose_book_is_no_book_spoils_no_checkpoint(tmp_path):
     assert "no book of batches" in mirror.outcome.text
 
 
+@on_virtual_time
+async def test_a_daemon_that_leaves_keeps_what_is_committed_first(tmp_path):
+    world = world_of(tmp_path, refresh_every=1e6)
+    experts = [Expert(world, stage, stage, 1) for stage in ("front", "back")]
+    mirror = await opened(world)
+
+    async def leave():
+        await asyncio.sleep(2)
+        for expert in experts:
+            expert.reach(2)
+        await asyncio.sleep(2)
+        assert published_steps(folder_of(world)) == [1]
+        await mirror.finish(10.0)
+        assert published_steps(folder_of(world)) == [2, 1]
+        began = asyncio.get_running_loop().time()
+        await mirror.finish(10.0)  # nothing is left to do
+        for expert in experts:
+            expert.say(3)
+        await asyncio.sleep(2)
+        await mirror.finish(10.0)  # nobody gives what they say they have
+        assert asyncio.get_running_loop().time() - began == pytest.approx(12.0)
+
+    await run_for(mirror, 0, leave)
+
+
 # --- start
 
 
