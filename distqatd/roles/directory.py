@@ -1,7 +1,6 @@
 """The swarm as this daemon sees it: reads the DHT, keeps a view, forgets peers it saw die."""
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -12,6 +11,7 @@ from distqatd.base.events import EventLog
 from distqatd.base.ids import PeerId, RunId
 from distqatd.net.book import parse_advertised
 from distqatd.net.rpc import Caller, Rpc
+from distqatd.roles.absence import Absence
 from distqatd.swarm import records as r
 from distqatd.swarm.view import (
     ExpertInfo,
@@ -28,12 +28,6 @@ R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord, r
 
 TTL_S = 30.0
 """Records of the run live this long without a refresh, seconds."""
-
-MAX_PEERS = 4096
-MAX_RECORDS_PER_PEER = 64
-"""Bounds of what is remembered of peers: the longest known goes, and further records are skipped.
-"""
-
 
 SEES = "directory.sees"
 """Method by which a peer asks another one whether it sees a third: {peer, stage} to {sees}."""
@@ -78,8 +72,8 @@ class RecordSource(Protocol):
 class Directory:
     """Keeps a `SwarmView` fresh, and the address book with it.
 
-    A peer that was seen to die is left out at once, not when its records expire; a record that it
-    published later, or after a restart, brings it back.
+    A peer that was seen to die is left out at once, not when its records expire; if it publishes
+    again it is asked whether it lives, and a later life brings it back at once.
     """
 
     def __init__(
@@ -94,8 +88,8 @@ class Directory:
         self._rpc = rpc
         self._events = events
         self._run_id = run_id
-        self._lost: OrderedDict[PeerId, dict[tuple[str, str], int]] = OrderedDict()
-        self._seqs: OrderedDict[PeerId, dict[tuple[str, str], int]] = OrderedDict()
+        self._absence = Absence(events)
+        self._asked: set[PeerId] = set()
         self.advanced_at: dict[str, tuple[int, float]] = {}
         self._wake = asyncio.Event()
         self._updated = asyncio.Event()
@@ -114,11 +108,7 @@ class Directory:
 
     def mark_lost(self, peer_id: PeerId, reason: str) -> None:
         """Leave the peer's present records out of the view."""
-        if peer_id not in self._lost and peer_id in self._seqs:
-            self._events.emit("peer.left_out", peer=peer_id, reason=reason)
-        self._lost[peer_id] = dict(self._seqs.get(peer_id, {}))
-        if len(self._lost) > MAX_PEERS:
-            self._lost.popitem(last=False)
+        self._absence.mark(peer_id, reason)
         self.look_now()
 
     def _on_lost(self, peer_id: PeerId, reason: str) -> None:
@@ -130,7 +120,8 @@ class Directory:
         """Return the peers that are known and not seen to be dead, in a fixed order."""
         known = {e.peer_id for stage in self.view.stages for e in stage.members}
         known |= set(self.view.peers)
-        return tuple(sorted(known - self._lost.keys() - {self._rpc.peer_id}))
+        known.discard(self._rpc.peer_id)
+        return tuple(sorted(peer for peer in known if peer not in self._absence))
 
     async def _on_sees(self, _: Caller, message: Message) -> Message:
         """Say whether we reach a peer, or anybody who serves a stage."""
@@ -139,7 +130,7 @@ class Directory:
             members = (await self.refresh_stage(stage)).members
             asked = {expert.peer_id for expert in members}
         else:
-            asked = {PeerId(peer)} & {*self._seqs, self._rpc.peer_id}  # strangers are not called
+            asked = {PeerId(peer)} & {*self._absence.known, self._rpc.peer_id}  # no strangers
         reached: set[PeerId] = asked & {self._rpc.peer_id}
         async with asyncio.TaskGroup() as tasks:
             for other in sorted(asked - reached)[:MAX_REACHED]:
@@ -165,13 +156,14 @@ class Directory:
             "peers": r.PEERS_KEY,
         }
         found = await self._read(*keys.values(), *self._expert_keys())
+        # Peers come first: their records tell who lives anew.
+        peers = dict(self._parsed(r.PeerRecord, keys["peers"], found[keys["peers"]]))
         trainers = self._parsed(r.TrainerRecord, keys["trainers"], found[keys["trainers"]])
-        peers = self._parsed(r.PeerRecord, keys["peers"], found[keys["peers"]])
         leases = self._parsed(r.LeaseRecord, keys["leases"], found[keys["leases"]])
         self.view = replace(
             self._with_experts(found),
             trainers=tuple(TrainerInfo(peer_id, record) for peer_id, record in trainers),
-            peers=dict(peers),
+            peers=peers,
             leases=dict(leases),
         )
         self._note_progress()
@@ -180,6 +172,7 @@ class Directory:
     async def refresh_experts(self) -> SwarmView:
         """Read who serves and who joins, and return the view with these."""
         self.view = self._with_experts(await self._read(*self._expert_keys()))
+        self._ask_soon()
         return self.view
 
     def _expert_keys(self) -> tuple[str, ...]:
@@ -223,6 +216,7 @@ class Directory:
         stage = build_stage(name, self._experts(key, await self._dht.get(key)))
         stages = tuple(stage if old.name == name else old for old in self.view.stages)
         self.view = replace(self.view, stages=stages)
+        self._ask_soon()
         return stage
 
     async def mirrors(self) -> tuple[tuple[PeerId, r.MirrorRecord], ...]:
@@ -245,34 +239,11 @@ class Directory:
                 record = kind.parse(stored.value)
             except RecordError:
                 continue  # another version's, or nonsense: not ours to judge
-            if not self._note_seq(stored.peer_id, (key, stored.subkey), stored.seq):
-                continue
-            if self._is_lost(stored.peer_id, key, stored.subkey, stored.seq):
+            slot = (key, stored.subkey)
+            if not self._absence.believes(stored.peer_id, slot, stored.seq, record.boot_epoch):
                 continue
             self._learn(stored.peer_id, record.addresses)
             yield stored.peer_id, record
-
-    def _note_seq(self, peer_id: PeerId, slot: tuple[str, str], seq: int) -> bool:
-        """Remember how new a record is; False if the peer has too many."""
-        seqs = self._seqs.setdefault(peer_id, {})
-        self._seqs.move_to_end(peer_id)
-        if len(self._seqs) > MAX_PEERS:
-            self._seqs.popitem(last=False)
-        if slot not in seqs and len(seqs) >= MAX_RECORDS_PER_PEER:
-            return False
-        seqs[slot] = seq
-        return True
-
-    def _is_lost(self, peer_id: PeerId, key: str, subkey: str, seq: int) -> bool:
-        seqs = self._lost.get(peer_id)
-        if seqs is None:
-            return False
-        if seq <= seqs.get((key, subkey), -1):
-            return True
-        if (key, subkey) in seqs:
-            del self._lost[peer_id]  # it has spoken since: it lives
-            self._events.emit("peer.back", peer=peer_id)
-        return False
 
     def _learn(self, peer_id: PeerId, texts: tuple[str, ...]) -> None:
         addresses = parse_advertised(texts)
@@ -284,11 +255,36 @@ class Directory:
 
         Begins with the view of the last `refresh`, which a daemon does before its roles start.
         """
-        while True:
-            self._updated.set()
-            self._updated = asyncio.Event()
-            with suppress(TimeoutError):
-                async with asyncio.timeout(every_s()):
-                    await self._wake.wait()
-            self._wake.clear()
-            await self.refresh()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._until_due(every_s())
+                await self.refresh()
+                for peer in sorted(self._absence.returning - self._asked):
+                    tasks.create_task(self._ask(peer), name="directory.ask")
+
+    async def _until_due(self, every_s: float) -> None:
+        """Say that the view is new, and wait until it is time to look again."""
+        self._updated.set()
+        self._updated = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(every_s):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _ask_soon(self) -> None:
+        """Have `run` ask who has spoken although we take them for dead."""
+        if self._absence.returning - self._asked:
+            self.look_now()
+
+    async def _ask(self, peer: PeerId) -> None:
+        """Ask a peer that is said to be dead, and has published since, whether it lives."""
+        self._asked.add(peer)
+        reached: set[PeerId] = set()
+        try:
+            await self._reach(peer, reached)
+        finally:
+            self._asked.discard(peer)
+        if not reached:
+            return self._absence.stayed_away(peer)
+        self._absence.came_back(peer)
+        return self.look_now()

@@ -54,6 +54,8 @@ class ExpertWorld(World):
             )
             role = self.roles[peer] = ExpertRole(ctx, parts, 0)
             Moves(ctx, [role])
+            look = ctx.directory.run
+            self.tasks.keep(lambda look=look: look(lambda: 10.0), name=f"directory.{peer}")
             self.tasks.keep(parts.averager.run, name=f"averager.{peer}")
             role.task = self.tasks.keep(role.run, name=f"expert.{peer}")
 

@@ -1,4 +1,4 @@
-from distqatd.roles import directory as module
+from distqatd.roles import absence as module
 from distqatd.swarm import records as r
 from tests.support.contexts import World, kinds
 from tests.support.views import record
@@ -76,8 +76,8 @@ async def test_what_is_remembered_of_peers_is_bounded(monkeypatch):
     await context.directory.refresh()
     for i in range(9):
         context.directory.mark_lost(f"p{i}", "reset")
-    assert len(context.directory._lost) == 3
-    assert len(context.directory._seqs) == 3
+    assert len(context.directory._absence._absent) == 3
+    assert len(context.directory._absence._seqs) == 3
 
 
 async def test_a_peer_with_too_many_records_is_not_remembered_in_full(monkeypatch):
@@ -90,9 +90,9 @@ async def test_a_peer_with_too_many_records_is_not_remembered_in_full(monkeypatc
         world.board.put(r.PEERS_KEY, f"p{number}", "", r.PeerRecord((), (), "1", 1).pack())
         world.board.put(r.PEERS_KEY, "noisy", str(number), r.PeerRecord((), (), "1", 1).pack())
     await directory.refresh()
-    assert len(directory._lost) <= 5
-    assert len(directory._seqs) <= 5
-    assert len(directory._seqs["noisy"]) == 3
+    assert len(directory._absence._absent) <= 5
+    assert len(directory._absence._seqs) <= 5
+    assert len(directory._absence._seqs["noisy"]) == 3
 
 
 async def test_mirrors_are_read_the_newest_checkpoint_first():
