@@ -25,12 +25,22 @@ class LinkInfo:
     since_unix_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    """Bounds on what peers can make us hold."""
+
+    max_links: int = 512
+    bytes_in_flight: int = 1 << 30
+    bytes_in_flight_per_peer: int = 1 << 29
+
+
 @dataclass(slots=True)
 class Dial:
     """A dial that several callers may wait for.
 
     Attributes:
         lost: why the link that was in use ended meanwhile, if it did.
+        is_told: a link has just broken, and who wants to know of lost peers knows.
     """
 
     over: asyncio.Event = field(default_factory=asyncio.Event)
@@ -38,6 +48,7 @@ class Dial:
         default_factory=lambda: DialError("the daemon is stopping")
     )
     lost: str | None = None
+    is_told: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from distqatd.base.clock import Clock
@@ -24,6 +23,7 @@ from distqatd.net.book import AddressBook, parse_advertised
 from distqatd.net.connection import Connection
 from distqatd.net.hello import mismatch
 from distqatd.net.links import Dial, LinkInfo, LinkTable
+from distqatd.net.links import PoolLimits as PoolLimits
 from distqatd.net.rpc import Caller, Handler, Hello, OnLost, Sink
 from distqatd.net.server import Server
 from distqatd.net.transport import ByteStream, Listener, Transport
@@ -38,15 +38,6 @@ STOPPING = "the peer is stopping"
 
 _DIAL_TIMEOUT_S = 5.0
 _MAX_ATTEMPTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class PoolLimits:
-    """Bounds on what peers can make us hold."""
-
-    max_links: int = 512
-    bytes_in_flight: int = 1 << 30
-    bytes_in_flight_per_peer: int = 1 << 29
 
 
 class Pool:
@@ -142,7 +133,7 @@ class Pool:
         self._book.learn(peer, addresses)
 
     def on_lost(self, callback: OnLost) -> None:
-        """Have `callback` told when the last link to a peer is gone, and why."""
+        """Have `callback` told when the last link to a peer is gone or cannot be made, and why."""
         self._on_lost.append(callback)
 
     async def call(
@@ -224,7 +215,7 @@ class Pool:
         await self._started()
         dial = self._dials.get(peer)
         if dial is None:
-            dial = Dial()
+            dial = Dial(is_told=broken is not None)
             task = self._spawn(self._dial_peer(peer, dial), "dial")
             self._dials[peer] = dial
             task.add_done_callback(lambda _: self._dial_over(peer))
@@ -240,8 +231,12 @@ class Pool:
     def _dial_over(self, peer: PeerId) -> None:
         dial = self._dials.pop(peer)
         dial.over.set()
-        if dial.lost is not None and self._links.get(peer) is None:
+        is_gone = not self._is_stopping and self._links.get(peer) is None
+        if is_gone and dial.lost is not None:
             self._tell_lost(peer, dial.lost)
+        elif is_gone and not dial.is_told and isinstance(dial.outcome, DialError):
+            if self._book.addresses(peer):
+                self._call_lost(peer, str(dial.outcome))
 
     async def _dial_peer(self, peer: PeerId, dial: Dial) -> None:
         try:
@@ -333,6 +328,9 @@ class Pool:
         # Who says goodbye leaves in order; only who vanishes is something to look at.
         kind = "peer.left" if reason == STOPPING else "peer.lost"
         self._events.emit(kind, degraded=reason != STOPPING, peer=peer, reason=reason)
+        self._call_lost(peer, reason)
+
+    def _call_lost(self, peer: PeerId, reason: str) -> None:
         for callback in self._on_lost:
             callback(peer, reason)
 

@@ -100,5 +100,5 @@ class Rpc(Protocol):
         ...
 
     def on_lost(self, callback: OnLost) -> None:
-        """Have `callback` told when the last link to a peer broke, closed or fell silent."""
+        """Have `callback` told when the last link to a peer ended, or none could be made."""
         ...

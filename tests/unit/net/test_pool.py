@@ -411,3 +411,18 @@ async def test_addresses_that_peers_advertise_are_used_later():
         a.transport.net.reset_all()
         await settle(lambda: not a.pool.links())
         await ask(a, b)
+
+
+async def test_who_cannot_be_dialled_is_told_as_lost_though_no_link_ever_was():
+    a, b = memory_nodes()
+    lost = []
+    a.pool.on_lost(lambda who, reason: lost.append((who, reason)))
+    async with running(a):
+        with pytest.raises(DialError):
+            await ask(a, b)
+        assert lost == [], "without an address nobody has tried"
+        a.pool.learn(b.pool.peer_id, [Address("10.9.9.9", 29700)])
+        with pytest.raises(DialError):
+            await ask(a, b)
+    assert [who for who, _ in lost] == [peer("b")]
+    assert "peer.lost" not in [event.kind for event in a.events.since()]
