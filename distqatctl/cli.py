@@ -8,10 +8,13 @@ from typing import Annotated
 
 import typer
 
-from distqatctl import checkpoint_commands, config_commands, tables
+from distqatctl import checkpoint_commands, config_commands, control_commands, tables
 from distqatctl.client import Client, default_socket
+from distqatctl.doctor import doctor
 from distqatctl.errors import BUG, DEGRADED, EXIT_CODES, CommandFailed
 from distqatctl.local.command import local
+from distqatctl.options import JsonOption, SocketOption
+from distqatctl.top import top
 from distqatd import __version__
 from distqatd.api import schema
 from distqatd.base.clock import SystemClock
@@ -26,20 +29,12 @@ app = typer.Typer(
 )
 run_app = typer.Typer(help="The run the swarm works on.", no_args_is_help=True)
 app.command()(local)
+control_commands.register(app)
+app.command()(doctor)
+app.command()(top)
 app.add_typer(run_app, name="run")
 app.add_typer(config_commands.app, name="config")
 app.add_typer(checkpoint_commands.app, name="checkpoint")
-
-SocketOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--socket",
-        envvar="DISTQAT_SOCKET",
-        metavar="PATH",
-        help="The daemon's unix socket; default: api.sock in its state folder.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the reply as JSON.")]
 
 
 def _client(socket: Path | None) -> Client:

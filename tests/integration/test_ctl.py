@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -63,6 +64,34 @@ def test_every_look_works_end_to_end(socket: Path, provider: FakeProvider) -> No
     assert "peer.joined  peer=birch-bbbb" in _ctl("events", socket=socket).stdout
 
 
+def test_a_drain_is_followed_to_its_end(socket: Path, provider: FakeProvider) -> None:
+    provider.actions.looks = 2
+    done = _ctl("drain", "birch-bbbb", "--deadline", "60", socket=socket)
+    assert (done.returncode, done.stdout) == (
+        0,
+        "drain on birch-bbbb: front.0.0.0: left after 2.0 s\n",
+    )
+    assert done.stderr.splitlines() == ["drain on birch-bbbb: front.0.0.0 draining"]
+    [order] = provider.actions.asked
+    assert (order.kind, order.peer, order.deadline_s) == ("drain", "birch-bbbb", 60.0)
+
+
+def test_ctrl_c_ends_the_watching_and_not_the_operation(
+    socket: Path, provider: FakeProvider
+) -> None:
+    provider.actions.looks = 10_000
+    command = [sys.executable, "-m", "distqatctl", "drain", "--socket", str(socket)]
+    watching = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert watching.stderr is not None
+    assert "draining" in watching.stderr.readline()
+    watching.send_signal(signal.SIGINT)
+    _, told = watching.communicate(timeout=30)
+    assert watching.returncode == 130
+    assert "it goes on; follow it with: distqatctl jobs 1" in told
+
+
 def test_an_error_of_the_daemon_arrives_with_its_exit_code(
     socket: Path, provider: FakeProvider
 ) -> None:
@@ -119,6 +148,8 @@ def test_nothing_heavy_is_imported(socket: Path, argv: tuple[str, ...]) -> None:
     assert modules, shown.stderr
     assert not modules & set(_HEAVY)
     assert not {m for m in modules if m.startswith("distqatd.")} - {
-        *("distqatd.api", "distqatd.api.schema"),
+        *("distqatd.api", "distqatd.api.schema", "distqatd.api.control_schema"),
+        *("distqatd.api.checkpoint_schema", "distqatd.api.local_schema"),
         *("distqatd.base", "distqatd.base.errors", "distqatd.base.clock"),
+        "distqatd.base.decision",
     }
