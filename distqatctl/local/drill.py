@@ -1,5 +1,6 @@
 """A failover drill: kills one daemon of a running swarm and watches how the swarm gets over it."""
 
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -37,6 +38,7 @@ class Drill:
         self._stalls = Stalls()
         self._bystanders: tuple[str, ...] = ()
         self._bystander_uids: frozenset[str] = frozenset()
+        self._over_it_at = math.inf
         self.outcome: KillReport | None = None
 
     @property
@@ -79,19 +81,29 @@ class Drill:
         for said in self._timeline.collect():
             if said.event.kind in STORY and said.at_unix_s >= self._killed_unix_s:
                 self._say(said.line(self._killed_unix_s))
-        look(self._fleet, self._bystanders, self._stalls, time.perf_counter())
+        now = time.perf_counter()
+        look(self._fleet, self._bystanders, self._stalls, now)
         after = recovered_at(victim, self._timeline.all(), self._killed_unix_s)
         if after.value is not None:
-            self.outcome = self._report(victim, after.value - self._killed_unix_s, after.reason)
+            self._over_it_at = min(self._over_it_at, now)
+            if self._others_go_on(victim):
+                self.outcome = self._report(victim, after.value - self._killed_unix_s, after.reason)
         return self.outcome
+
+    def _others_go_on(self, victim: Victim) -> bool:
+        """Return whether pipelines that broke nowhere have trained since: they might not, still."""
+        if victim.pipelines:
+            return True
+        return self._stalls.all_moved_since(self._bystander_uids, self._over_it_at)
 
     def give_up(self) -> KillReport | None:
         """Return the outcome now: without a recovery if there was none."""
         victim = self._victim
         if victim is None or self.outcome is not None or self.watch() is not None:
             return self.outcome
-        reason = recovered_at(victim, self._timeline.all(), self._killed_unix_s).reason
-        return self._report(victim, None, reason)
+        after = recovered_at(victim, self._timeline.all(), self._killed_unix_s)
+        stuck = "" if after.value is None else ", but not all experts have taken a step since"
+        return self._report(victim, None, after.reason + stuck)
 
     def _report(self, victim: Victim, recovery_s: float | None, reason: str) -> KillReport:
         stall_s = self._stalls.longest(self._bystander_uids)

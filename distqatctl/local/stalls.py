@@ -1,5 +1,6 @@
 """How long experts stood still: looks at their progress again and again."""
 
+import math
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ class Stalls:
     """The longest time without a committed step, of each expert; as fine as it is looked at."""
 
     _positions: dict[str, tuple[Position, float]] = field(default_factory=dict)
+    _moved_at: dict[str, float] = field(default_factory=dict)
     longest_s: dict[str, float] = field(default_factory=dict)
 
     def note(self, uid: str, position: Position, now: float) -> None:
@@ -24,8 +26,14 @@ class Stalls:
         known, since = self._positions.get(uid, (None, now))
         if known != position:
             self._positions[uid] = (position, now)
+        if known not in {None, position}:
+            self._moved_at[uid] = now
         stood_s = now - since
         self.longest_s[uid] = max(self.longest_s.get(uid, 0.0), stood_s)
+
+    def all_moved_since(self, uids: Iterable[str], instant: float) -> bool:
+        """Return whether each of these experts was seen to take a step after an instant."""
+        return all(self._moved_at.get(uid, -math.inf) > instant for uid in uids)
 
     def longest(self, uids: Iterable[str]) -> float | None:
         """Return the longest of these experts, in seconds; None if none was looked at."""

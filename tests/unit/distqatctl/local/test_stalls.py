@@ -14,3 +14,13 @@ def test_an_expert_that_is_still_waiting_counts():
     stalls.note("front.0.0.0", (0, 1), 2.0)
     assert stalls.longest(["front.0.0.0", "back.0.0.0"]) == 2.0
     assert stalls.longest(["back.0.0.0"]) is None
+
+
+def test_an_expert_goes_on_once_it_was_seen_to_take_a_step():
+    stalls = Stalls()
+    stalls.note("front.0.0.0", (0, 1), 1.0)
+    assert not stalls.all_moved_since(["front.0.0.0"], 0.5)
+    stalls.note("front.0.0.0", (0, 2), 2.0)
+    assert stalls.all_moved_since(["front.0.0.0"], 1.5)
+    assert not stalls.all_moved_since(["front.0.0.0"], 2.5)
+    assert not stalls.all_moved_since(["front.0.0.0", "back.0.0.0"], 1.5)
