@@ -10,9 +10,10 @@ from torch import Tensor
 
 from distqatd.base.errors import NonFinite
 from distqatd.base.intervals import IntervalSet
-from distqatd.compute.book import NO_BATCHES
+from distqatd.compute.book import NO_BATCHES, BatchBook
+from distqatd.compute.carrying import Carried, carry
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
-from distqatd.compute.results import Snapshot
+from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.models.units import Stage
@@ -130,6 +131,42 @@ class AnchoredStage:
         self.layout.scatter(self._stage, snapshot.tensors["anchor"])
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.inner.restart(loadable.inner)
+        self.snapshot = snapshot
+
+    def catch_up(
+        self, loadable: Loadable, book: BatchBook, contributed: Contribution | None
+    ) -> Carried:
+        """Take over a newer anchor and carry our local steps along, as far as it lacks them.
+
+        The inner optimizer goes on; the snapshot's inner state is not used. If nothing can be
+        carried along, nothing is done: `load` it.
+
+        Args:
+            loadable: the newer state.
+            book: of the stage as it is.
+            contributed: what it last contributed, if that has not been committed here.
+        """
+        mine = contributed.batches if contributed is not None else NO_BATCHES
+        carried = carry(book, mine, loadable.batches).value
+        if not carried.kept:
+            return carried
+        try:
+            difference = self.difference()
+        except NonFinite:
+            return Carried(NO_BATCHES, book.everything().minus(loadable.batches))
+        if carried.is_since_contribution and contributed is not None:
+            difference -= contributed.pseudo_gradient
+        self._move(loadable, difference)
+        return carried
+
+    def _move(self, loadable: Loadable, difference: Tensor) -> None:
+        """Become the stage of a snapshot, less a difference as `difference` returns it."""
+        snapshot, num_params = loadable.snapshot, self.layout.num_params
+        self._outer.load_state(snapshot.tensors)
+        local = snapshot.tensors["anchor"].clone()
+        local[:num_params] -= difference[:num_params]
+        self.layout.scatter(self._stage, local)
+        self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.snapshot = snapshot
 
     def _made(

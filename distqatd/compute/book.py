@@ -31,6 +31,10 @@ class BatchBook:
         """Return whether the parameters have been trained on a batch."""
         return batch in self.anchor or batch in self.local
 
+    def everything(self) -> IntervalSet:
+        """Return all batches the parameters have been trained on."""
+        return self.anchor.union(self.local)
+
     def note(self, batch: int) -> "BatchBook":
         """Return the book with one more batch applied here."""
         return BatchBook(self.anchor, bounded(self.local.add(batch, batch + 1)))
@@ -41,7 +45,7 @@ class BatchBook:
 
     def next_missing(self, first: int, end: int) -> int:
         """Return the first batch of [first, end) that is not in the book; `end` if all are."""
-        return self.anchor.union(self.local).next_missing(first, end)
+        return self.everything().next_missing(first, end)
 
 
 def bounded(batches: IntervalSet, max_ranges: int = MAX_RANGES) -> IntervalSet:

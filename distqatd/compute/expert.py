@@ -20,6 +20,7 @@ from distqatd.base.ids import ExpertUid
 from distqatd.base.intervals import IntervalSet
 from distqatd.compute.anchored import AnchoredStage
 from distqatd.compute.book import NO_BATCHES, BatchBook
+from distqatd.compute.carrying import Carried
 from distqatd.compute.evaluation import AnchorForward
 from distqatd.compute.gradients import drop_grads, grad_norm
 from distqatd.compute.passes import Passes
@@ -28,13 +29,13 @@ from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
 from distqatd.compute.stash import Tensors
-from distqatd.compute.tally import Tally
+from distqatd.compute.tally import Counted, Tally
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
 from distqatd.models.units import Stage
 
 
-class Expert:
+class Expert(Counted):
     """One replica of a stage and everything it trains with."""
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
@@ -84,6 +85,7 @@ class Expert:
         self._evaluate = AnchorForward(stage, self.layout)
         self._params = [param for param in stage.parameters() if param.requires_grad]
         self._tally = Tally()
+        self._contributed: Contribution | None = None
 
     @property
     def outer_step(self) -> int:
@@ -96,34 +98,9 @@ class Expert:
         return self._anchored.snapshot.anchor_digest
 
     @property
-    def inner_step(self) -> int:
-        """Return how many inner steps this expert has applied."""
-        return self._tally.inner_step
-
-    @property
-    def samples_since_anchor(self) -> int:
-        """Return the samples applied since the last outer step."""
-        return self._tally.samples_since_anchor
-
-    @property
-    def steps_since_anchor(self) -> int:
-        """Return the inner steps applied since the last outer step."""
-        return self._tally.steps_since_anchor
-
-    @property
-    def samples_per_s(self) -> float:
-        """Return samples per second of computing, waiting not counted; 0.0 until measured."""
-        return self._tally.samples_per_s
-
-    @property
     def num_divergences(self) -> int:
         """Return how often parameters were not finite and went back to the anchor."""
         return self._num_divergences
-
-    @property
-    def book(self) -> BatchBook:
-        """Return which batches the parameters have been trained on."""
-        return self._tally.book
 
     @property
     def stash_bytes(self) -> int:
@@ -251,14 +228,16 @@ class Expert:
         except NonFinite as error:
             self._go_back()
             raise NonFinite(f"{self.uid} went back to its anchor: {error}") from error
-        return Contribution(
+        self._contributed = Contribution(
             pseudo_gradient=values,
             samples=self.samples_since_anchor,
             outer_step=self.outer_step,
             anchor_digest=self.anchor_digest,
             int_buffers=self.layout.gather_ints(self.stage),
             batches=self.book.local,
+            steps=self.steps_since_anchor,
         )
+        return self._contributed
 
     def commit_outer(
         self,
@@ -319,11 +298,33 @@ class Expert:
             self._tally.inner_step = loadable.inner_step
         self._start_over(loadable.batches)
 
+    def catch_up(self, snapshot: Snapshot) -> Carried:
+        """Take over a newer anchor, and keep what we have trained that is not inside it.
+
+        Without local steps, or if they cannot be told from what the anchor holds, this is `load`.
+
+        Raises:
+            CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
+        """
+        loadable, mine = self._anchored.read(snapshot), self._contributed
+        self._drop_step()
+        carried = self._anchored.catch_up(loadable, self.book, mine)
+        if not carried.kept:
+            self.load(snapshot)
+            return carried
+        num_samples, num_steps = self.samples_since_anchor, self.steps_since_anchor
+        if carried.is_since_contribution and mine is not None:
+            num_samples, num_steps = num_samples - mine.samples, num_steps - mine.steps
+        self._start_over(loadable.batches)
+        self._tally.anchored(BatchBook(loadable.batches, carried.kept), num_samples, num_steps)
+        return carried
+
     def _go_back(self) -> None:
         self.load(self.snapshot())
         self._num_divergences += 1
 
     def _start_over(self, batches: IntervalSet) -> None:
+        self._contributed = None
         self._evaluate.forget()
         self._tally.anchored(BatchBook(batches))
 

@@ -57,6 +57,7 @@ class Contribution:
         anchor_digest: of that anchor.
         int_buffers: integer buffers by name; the round takes the maximum of each.
         batches: the batches that `samples` came from, where they are known.
+        steps: inner steps that `samples` came from.
     """
 
     pseudo_gradient: Tensor
@@ -65,6 +66,7 @@ class Contribution:
     anchor_digest: str
     int_buffers: dict[str, int]
     batches: IntervalSet = NO_BATCHES
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,8 +48,39 @@ class Tally:
             weight = RATE_SMOOTHING if self.samples_per_s else 1.0
             self.samples_per_s += weight * (rate - self.samples_per_s)
 
-    def anchored(self, book: BatchBook) -> None:
-        """Start over from an anchor with this book."""
-        self.samples_since_anchor = 0
-        self.steps_since_anchor = 0
+    def anchored(self, book: BatchBook, num_samples: int = 0, num_steps: int = 0) -> None:
+        """Start over from an anchor with this book; `num_samples` and `num_steps` are kept."""
+        self.samples_since_anchor = num_samples
+        self.steps_since_anchor = num_steps
         self.book = book
+
+
+class Counted:
+    """What everybody may read of what an expert has trained, from any thread."""
+
+    _tally: Tally
+
+    @property
+    def inner_step(self) -> int:
+        """Return how many inner steps this expert has applied."""
+        return self._tally.inner_step
+
+    @property
+    def samples_since_anchor(self) -> int:
+        """Return the samples applied since the last outer step."""
+        return self._tally.samples_since_anchor
+
+    @property
+    def steps_since_anchor(self) -> int:
+        """Return the inner steps applied since the last outer step."""
+        return self._tally.steps_since_anchor
+
+    @property
+    def samples_per_s(self) -> float:
+        """Return samples per second of computing, waiting not counted; 0.0 until measured."""
+        return self._tally.samples_per_s
+
+    @property
+    def book(self) -> BatchBook:
+        """Return which batches the parameters have been trained on."""
+        return self._tally.book

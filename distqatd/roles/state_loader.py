@@ -14,6 +14,7 @@ from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.payload import torch_sink
+from distqatd.compute.results import Snapshot
 from distqatd.config.run import run_digest
 from distqatd.roles.context import Context
 from distqatd.swarm.placement import Slot
@@ -97,10 +98,23 @@ class StateLoader:
         """
         fetch = self._fetches(expert)[COMMITTED]
         snapshot = unpack(await fetch.fetch(holders))
-        await self._executor.run(lambda: expert.load(snapshot))
+        await self._catch_up(expert, snapshot)
         self._context.events.emit(
             "anchor.resynced", degraded=True, uid=expert.uid, outer_step=expert.outer_step
         )
+
+    async def _catch_up(self, expert: Expert, snapshot: Snapshot) -> int:
+        """Take over a newer anchor; return how many batches trained here go along with it."""
+        carried = await self._executor.run(lambda: expert.catch_up(snapshot))
+        if carried.dropped:
+            self._context.events.emit(
+                "expert.work_dropped",
+                degraded=True,
+                uid=expert.uid,
+                num_batches=len(carried.dropped),
+                batches=str(carried.dropped)[:200],
+            )
+        return len(carried.kept)
 
     async def _find(self, expert: Expert, slot: Slot) -> Decision[StateSource | None]:
         context = self._context
@@ -145,7 +159,11 @@ class StateLoader:
         began = asyncio.get_running_loop().time()
         fetch = fetches[COMMITTED] if source.kind == REPLICAS else fetches[ALL]
         snapshot = unpack(await fetch.fetch(source.donors))
-        await self._executor.run(lambda: expert.load(snapshot))
+        num_kept = 0
+        if source.kind == REPLICAS:
+            num_kept = await self._catch_up(expert, snapshot)
+        else:
+            await self._executor.run(lambda: expert.load(snapshot))
         self._context.events.emit(
             "expert.state_loaded",
             uid=expert.uid,
@@ -153,6 +171,7 @@ class StateLoader:
             source=source.kind,
             donors=len(source.donors),
             inner=snapshot.has_inner,
+            kept=num_kept,
             seconds=round(asyncio.get_running_loop().time() - began, 3),
         )
 
