@@ -125,8 +125,10 @@ class Block(nn.Module):
 class Embedding(nn.Module):
     """Tokens and their positions as vectors: int64 (B, T) -> float (B, T, D)."""
 
-    def __init__(self, options: Gpt2Options) -> None:
+    def __init__(self, options: Gpt2Options, limit_name: str = "n_positions") -> None:
+        """Build for `options`; `limit_name` is what users call the longest sequence."""
         super().__init__()
+        self.limit_name = limit_name
         self.wte = nn.Embedding(options.vocab_size, options.n_embd)
         self.wpe = nn.Embedding(options.n_positions, options.n_embd)
         self.drop = nn.Dropout(options.dropout)
@@ -142,8 +144,8 @@ class Embedding(nn.Module):
         length, limit = tokens.shape[1], self.wpe.num_embeddings
         if length > limit:
             raise ConfigError(
-                f"a sequence of {length} tokens does not fit n_positions {limit}; raise "
-                "n_positions or lower data.seq_len"
+                f"a sequence of {length} tokens does not fit {self.limit_name} {limit}; raise "
+                f"{self.limit_name} or lower data.seq_len"
             )
         positions = torch.arange(length, device=tokens.device)
         embedded: Tensor = self.drop(self.wte(tokens) + self.wpe(positions))

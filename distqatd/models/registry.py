@@ -13,13 +13,21 @@ import torch
 from distqatd.base.errors import ConfigError, UnknownModel
 from distqatd.config.sections import StageConfig
 from distqatd.models.family import SPLITS, STAGES, Family, suggest
+from distqatd.models.gcn import GCN
 from distqatd.models.gpt2 import DISTILGPT2, GPT2
+from distqatd.models.gptneo import GPTNEO
 from distqatd.models.mlp import MLP
-from distqatd.models.resnet import RESNET18
+from distqatd.models.policy import POLICY
+from distqatd.models.resnet import RESNET18, RESNET50, RESNET101
+from distqatd.models.unet import UNET
 from distqatd.models.units import Stage, Unit
+from distqatd.models.wav2vec2 import WAV2VEC2
+
+_RESNETS = (RESNET18, RESNET50, RESNET101)
+_TRANSFORMERS = (GPT2, DISTILGPT2, GPTNEO, WAV2VEC2)
 
 FAMILIES: dict[str, Family[Any]] = {
-    family.name: family for family in (MLP, RESNET18, GPT2, DISTILGPT2)
+    family.name: family for family in (MLP, *_RESNETS, *_TRANSFORMERS, UNET, GCN, POLICY)
 }
 """All families by name."""
 

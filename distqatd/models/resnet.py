@@ -1,12 +1,13 @@
-"""ResNet-18 with the parameter names of transformers' `ResNetForImageClassification`.
+"""ResNet-18, 50 and 101 with the names of transformers' `ResNetForImageClassification`.
 
 [source: He et al., arXiv:1512.03385; the cifar stem, its section 4.2]
 
 Shapes: B batch, C channels, H and W pixels.
 """
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -16,16 +17,23 @@ from torch import Tensor, nn
 from distqatd.models.family import Cuts, Family, Options
 from distqatd.models.units import Unit
 
-_BLOCKS_PER_GROUP = 2
-_GROUPS = 4
+_BOTTLENECK = 4
+"""How many times narrower a bottleneck is inside than outside."""
+
+Depths = tuple[int, int, int, int]
+"""Blocks in each of the four groups."""
 
 
 class ResNetOptions(Options):
-    """Options of `resnet18`."""
+    """Options of `resnet18`, `resnet50` and `resnet101`."""
 
     num_classes: int = Field(10, ge=1, description="classes to tell apart")
     num_channels: int = Field(3, ge=1, description="channels of an image")
-    width: int = Field(64, ge=1, description="channels of the first of four groups; others double")
+    width: int = Field(
+        64,
+        ge=1,
+        description="channels inside the blocks of the first of four groups; others double",
+    )
     stem: Literal["cifar", "imagenet"] = Field(
         "imagenet", description="cifar keeps the size of small images, imagenet quarters it"
     )
@@ -71,22 +79,41 @@ class Stem(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3 x 3 layers around which the input is carried."""
+    """Layers around which the input is carried, through a 1 x 1 layer where its shape changes."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, layers: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
         same = in_channels == out_channels and stride == 1
         self.shortcut = (
             nn.Identity() if same else ConvLayer(in_channels, out_channels, 1, stride, relu=False)
         )
-        self.layer = nn.Sequential(
-            ConvLayer(in_channels, out_channels, 3, stride, relu=True),
-            ConvLayer(out_channels, out_channels, 3, relu=False),
-        )
+        self.layer = nn.Sequential(*layers)
 
     def forward(self, values: Tensor) -> Tensor:
         """Run the block."""
         return torch.relu(self.layer(values) + self.shortcut(values))
+
+
+def basic(in_channels: int, out_channels: int, stride: int) -> Block:
+    """Return a block of two 3 x 3 layers."""
+    layers = (
+        ConvLayer(in_channels, out_channels, 3, stride, relu=True),
+        ConvLayer(out_channels, out_channels, 3, relu=False),
+    )
+    return Block(in_channels, out_channels, stride, layers)
+
+
+def bottleneck(in_channels: int, out_channels: int, stride: int) -> Block:
+    """Return a block of a 3 x 3 layer between two 1 x 1 layers that make it narrow."""
+    inside = out_channels // _BOTTLENECK
+    layers = (
+        ConvLayer(in_channels, inside, 1, relu=True),
+        ConvLayer(inside, inside, 3, stride, relu=True),
+        ConvLayer(inside, out_channels, 1, relu=False),
+    )
+    return Block(in_channels, out_channels, stride, layers)
 
 
 class Classifier(nn.Module):
@@ -103,33 +130,54 @@ class Classifier(nn.Module):
         return logits
 
 
-def resnet18_units(options: ResNetOptions) -> tuple[Unit, ...]:
-    """Return `stem`, `block0` ... `block7` and `classifier`."""
-    widths = [options.width * 2**group for group in range(_GROUPS)]
-    blocks = [
-        Unit(
-            f"block{group * _BLOCKS_PER_GROUP + layer}",
-            f"resnet.encoder.stages.{group}.layers.{layer}.",
-            partial(
-                Block,
-                in_channels if layer == 0 else out_channels,
-                out_channels,
-                2 if layer == 0 and group > 0 else 1,
-            ),
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What tells one ResNet from another.
+
+    Attributes:
+        depths: blocks in each group.
+        block: makes one, of channels in, channels out and stride.
+        expansion: how many times wider a block is outside than inside.
+    """
+
+    depths: Depths
+    block: Callable[[int, int, int], Block]
+    expansion: int
+
+    def units(self, options: ResNetOptions) -> tuple[Unit, ...]:
+        """Return `stem`, `block0`, `block1`, ... and `classifier`."""
+        widths = [options.width * self.expansion * 2**group for group in range(len(self.depths))]
+        groups = enumerate(zip([options.width, *widths], widths, self.depths, strict=False))
+        blocks = [
+            self._block(group, layer, in_channels if layer == 0 else out_channels, out_channels)
+            for group, (in_channels, out_channels, depth) in groups
+            for layer in range(depth)
+        ]
+        return (
+            Unit("stem", "resnet.embedder.", partial(Stem, options)),
+            *blocks,
+            Unit("classifier", "", partial(Classifier, widths[-1], options.num_classes)),
         )
-        for group, (in_channels, out_channels) in enumerate(pairwise([widths[0], *widths]))
-        for layer in range(_BLOCKS_PER_GROUP)
-    ]
-    return (
-        Unit("stem", "resnet.embedder.", partial(Stem, options)),
-        *blocks,
-        Unit("classifier", "", partial(Classifier, widths[-1], options.num_classes)),
-    )
+
+    def cuts(self, _options: ResNetOptions) -> Cuts:
+        """Return the cuts: half the blocks each, or one group | two | one."""
+        return Cuts(
+            half=1 + sum(self.depths) // 2, body=1 + self.depths[0], tail=1 + sum(self.depths[:3])
+        )
+
+    def _block(self, group: int, layer: int, in_channels: int, out_channels: int) -> Unit:
+        stride = 2 if layer == 0 and group > 0 else 1
+        return Unit(
+            f"block{sum(self.depths[:group]) + layer}",
+            f"resnet.encoder.stages.{group}.layers.{layer}.",
+            partial(self.block, in_channels, out_channels, stride),
+        )
 
 
-def resnet18_cuts(_options: ResNetOptions) -> Cuts:
-    """Return the cuts: two groups of blocks each, or one | two | one."""
-    return Cuts(half=5, body=3, tail=7)
+_PLAN_18 = Plan((2, 2, 2, 2), basic, 1)
+_PLAN_50 = Plan((3, 4, 6, 3), bottleneck, _BOTTLENECK)
+_PLAN_101 = Plan((3, 4, 23, 3), bottleneck, _BOTTLENECK)
 
-
-RESNET18 = Family("resnet18", ResNetOptions, resnet18_units, resnet18_cuts)
+RESNET18 = Family("resnet18", ResNetOptions, _PLAN_18.units, _PLAN_18.cuts)
+RESNET50 = Family("resnet50", ResNetOptions, _PLAN_50.units, _PLAN_50.cuts)
+RESNET101 = Family("resnet101", ResNetOptions, _PLAN_101.units, _PLAN_101.cuts)

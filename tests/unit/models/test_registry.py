@@ -15,6 +15,23 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet18": {"width": 2, "stem": "cifar"},
     "gpt2": {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_head": 2, "n_layer": 3},
     "distilgpt2": {"vocab_size": 11, "n_positions": 8, "n_embd": 8, "n_head": 2},
+    "resnet50": {"width": 2},
+    "resnet101": {"width": 2},
+    "gptneo": {"vocab_size": 11, "max_position_embeddings": 8, "hidden_size": 8, "num_heads": 2},
+    "wav2vec2": {
+        "hidden_size": 8,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "conv_dim": [4, 4],
+        "conv_kernel": [10, 3],
+        "conv_stride": [5, 2],
+        "num_conv_pos_embeddings": 4,
+        "num_conv_pos_embedding_groups": 2,
+    },
+    "unet": {"block_channels": [8, 16], "norm_groups": 4},
+    "gcn": {"sizes": [5, 4, 4, 2]},
+    "policy": {"sizes": [4, 5, 5, 2]},
 }
 
 
@@ -73,7 +90,9 @@ def test_a_tail_is_half_the_model_next_to_a_head_and_one_end_next_to_a_body() ->
 
 
 def test_an_unknown_family_is_named_with_those_there_are() -> None:
-    with pytest.raises(UnknownModel, match=r"'resnet81'; did you mean 'resnet18'\? .*gpt2, mlp"):
+    with pytest.raises(
+        UnknownModel, match=r"'resnet81'; did you mean 'resnet18'\? .*gpt2, gptneo, mlp"
+    ):
         check_pipeline(pipeline("resnet81", ("full",)))
 
 
