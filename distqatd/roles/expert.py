@@ -10,6 +10,7 @@ import asyncio
 
 from distqatd.base.errors import SwarmError
 from distqatd.compute.expert import Expert, Snapshot
+from distqatd.optim.inner import preload
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.claim import Claim
 from distqatd.roles.context import Context
@@ -68,6 +69,7 @@ class ExpertRole:
         Raises:
             SwarmError: another peer has our slot; run again, to claim another one.
         """
+        self._context.tasks.spawn(self._preload(), name="expert.preload")
         while True:
             if not self._may_join.is_set():
                 await self._stay_out()
@@ -80,6 +82,10 @@ class ExpertRole:
             await self._claim.check(slot)
             if self._may_join.is_set():
                 await self._live(slot, hosted)
+
+    async def _preload(self) -> None:
+        """Use the time that claiming a slot takes to get ready for building the stage."""
+        await self._parts.executor.run(preload)
 
     async def _stay_out(self) -> None:
         """Wait, drained, until we are ordered to join."""
