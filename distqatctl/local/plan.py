@@ -16,13 +16,19 @@ _KEEP_EVERY_S = 5
 
 @dataclass(frozen=True, slots=True)
 class RunPlan:
-    """What `local` needs to know of the configuration; `resume`: it continues an earlier run."""
+    """What `local` needs to know of the configuration.
+
+    Attributes:
+        resume: it continues an earlier run.
+        keeps: it keeps checkpoints.
+    """
 
     prefix: str
     stages: tuple[str, ...]
     outer_steps: int
     inner_steps: int
     resume: bool = False
+    keeps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +75,15 @@ def read_plan(config_arguments: Sequence[str], program: Sequence[str] = DISTQATD
 def plan_of(values: Mapping[str, Any]) -> RunPlan:
     """Return the plan that a configuration's values make."""
     stages = [stage["model_name"].split(".")[1] for stage in values["model_pipeline"]["pipeline"]]
+    mirror = values.get("param_mirror", {})
+    resume = mirror.get("resume", False)
     return RunPlan(
         prefix=values["experiment_prefix"],
         stages=tuple(stages),
         outer_steps=values["diloco"]["outer_steps"],
         inner_steps=values["diloco"]["inner_steps"],
-        resume=values.get("param_mirror", {}).get("resume", False),
+        resume=resume,
+        keeps=resume or mirror.get("enable", False),
     )
 
 

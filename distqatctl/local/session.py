@@ -193,11 +193,17 @@ class LocalRun:
             self._replicas[stage_of(victim.uid)] -= 1
 
     def _settle(self, fleet: Fleet, watcher: Watcher, last: Snapshot) -> Snapshot:
-        """Give the replicas time to announce the last outer step, which they made already."""
+        """Give the replicas time to announce the last outer step, which they made already.
+
+        And its checkpoint time to be kept, if any are.
+        """
         self._is_over = True
         self._census.note_ports()
         deadline = time.perf_counter() + _SETTLE_WITHIN_S
-        while not all_at_step(last, self._plan.outer_steps, self._replicas):
+        while not (
+            all_at_step(last, self._plan.outer_steps, self._replicas)
+            and (not self._plan.keeps or watcher.kept_step() >= self._plan.outer_steps)
+        ):
             if time.perf_counter() > deadline:
                 break
             self._pause(fleet, _POLL_EVERY_S)

@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from distqatctl.errors import CommandFailed
 from distqatctl.local.fleet import Fleet
+from distqatd.api.checkpoint_schema import Mirror
 from distqatd.api.schema import Reply, RunInfo, Stage, Status
 
 R = TypeVar("R", bound=Reply)
@@ -48,6 +49,15 @@ class Watcher:
             if status is not None:
                 return Snapshot(status, self._ask(name, RunInfo, "/v1/run"))
         return Snapshot()
+
+    def kept_step(self) -> int:
+        """Return the outer step of the newest checkpoint that a daemon keeps; -1 if there is none.
+
+        Only monitors and clients keep any, and one of them at a time.
+        """
+        names = self._fleet.living("monitor", "client")
+        mirrors = [self._ask(name, Mirror, "/v1/mirror") for name in names]
+        return max((mirror.outer_step for mirror in mirrors if mirror is not None), default=-1)
 
     def _ask(self, name: str, kind: type[R], route: str) -> R | None:
         # Not up yet, no run yet, too busy for two seconds: all of it passes, or the process ends

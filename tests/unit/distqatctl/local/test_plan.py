@@ -77,3 +77,15 @@ def test_checkpoints_are_kept_only_when_asked_for() -> None:
         "param_mirror.checkpoint_dir=/r/checkpoints",
         "param_mirror.resume=true",
     ]
+
+
+def test_a_run_that_resumes_keeps_checkpoints_as_well() -> None:
+    values = {
+        "experiment_prefix": "digits",
+        "model_pipeline": {"pipeline": [{"model_name": "resnet18.full"}]},
+        "diloco": {"outer_steps": 4, "inner_steps": 10},
+        "param_mirror": {"enable": False, "resume": True},
+    }
+    plan = plan_of(values)
+    assert plan.resume
+    assert plan.keeps
