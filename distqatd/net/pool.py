@@ -235,8 +235,7 @@ class Pool:
         if is_gone and dial.lost is not None:
             self._tell_lost(peer, dial.lost)
         elif is_gone and not dial.is_told and isinstance(dial.outcome, DialError):
-            if self._book.addresses(peer):
-                self._call_lost(peer, str(dial.outcome))
+            self._cannot_reach(peer, str(dial.outcome))
 
     async def _dial_peer(self, peer: PeerId, dial: Dial) -> None:
         try:
@@ -328,10 +327,11 @@ class Pool:
         # Who says goodbye leaves in order; only who vanishes is something to look at.
         kind = "peer.left" if reason == STOPPING else "peer.lost"
         self._events.emit(kind, degraded=reason != STOPPING, peer=peer, reason=reason)
-        self._call_lost(peer, reason)
-
-    def _call_lost(self, peer: PeerId, reason: str) -> None:
         for callback in self._on_lost:
+            callback(peer, reason)
+
+    def _cannot_reach(self, peer: PeerId, reason: str) -> None:
+        for callback in self._on_lost if self._book.addresses(peer) else ():
             callback(peer, reason)
 
     async def _started(self) -> None:
