@@ -1,20 +1,25 @@
-"""The data that a run trains on."""
+"""The data section."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from distqatd.config.section import Float, Section
+from distqatd.config.section import Float, PositiveFloat, Section
 
 
 class DataConfig(Section):
     """The data of a run. Run-wide."""
 
     dataset_name: str = Field(
-        "digits", description="digits, python_sources, a local file, or a Hugging Face dataset"
+        "digits",
+        description="digits, python_sources, spoken, karate, cartpole, a local file or folder, or "
+        "a Hugging Face data set",
     )
     dataset_config: str | None = Field(None, description="configuration of a Hugging Face dataset")
     dataset_split: str = Field("train", description="split to train on")
+    dataset_revision: str | None = Field(
+        None, description="branch, tag or commit of a Hugging Face data set; fixes its rows"
+    )
     task_type: Literal["cv", "llm", "nlp", "speech", "image_gen", "node_pred", "rl"] = Field(
         "cv", description="decides collate and loss"
     )
@@ -22,10 +27,72 @@ class DataConfig(Section):
     precision: Literal["fp32", "bf16", "fp16-mixed"] = Field(
         "fp32", description="arithmetic of forward and backward"
     )
+    num_samples: int | None = Field(
+        None, ge=1, description="samples of a streamed or generated data set; null: its own number"
+    )
+    streaming: bool = Field(
+        default=False,
+        description="read rows in order, shuffled within shuffle_buffer, nothing downloaded",
+    )
+    shuffle_buffer: int = Field(4096, ge=1, description="samples shuffled together in a stream")
+    input_column: str | None = Field(
+        None, description="column of image, text or audio; null: the only one of that kind"
+    )
+    target_column: str | None = Field(
+        None, description="column of label or transcript; null: the only one of that kind"
+    )
+    classes: tuple[str, ...] = Field(
+        (), description="names of the labels, in order, where the data set does not tell"
+    )
     num_channels: int = Field(1, ge=1, description="channels of an image")
     img_size: int = Field(8, ge=1, description="height and width of an image, pixels")
+    mean: tuple[Float, ...] = Field(
+        (), description="subtracted from pixels in [0, 1]: none, one, or one per channel"
+    )
+    std: tuple[PositiveFloat, ...] = Field((), description="divides what is left, as many as mean")
+    noise_steps: int = Field(1000, ge=1, description="time steps from image to noise, image_gen")
+    beta_start: PositiveFloat = Field(1e-4, lt=1, description="noise added by the first step")
+    beta_end: PositiveFloat = Field(0.02, lt=1, description="noise added by the last step")
     seq_len: int = Field(128, ge=2, description="tokens in a sequence")
+    tokenizer: str | None = Field(
+        None, description="a tokenizer.json of Hugging Face tokenizers; null: bytes are the tokens"
+    )
+    end_token: str = Field(
+        "<|endoftext|>", description="token put between texts, where the tokenizer has it"
+    )
+    packing: bool = Field(
+        default=True,
+        description="texts follow one another in a sequence; false: one each, cut or padded",
+    )
+    sampling_rate: int = Field(16000, ge=1, description="audio samples in a second")
+    audio_samples: int = Field(
+        16000, ge=1, description="audio samples a recording is cut or padded to"
+    )
+    alphabet: str = Field(
+        "", description="characters of transcripts, trained with CTC; empty: recordings have labels"
+    )
     validation_fraction: Float = Field(
         0.2, gt=0, lt=1, description="share of the samples kept for validation"
     )
+    validation_split: str | None = Field(
+        None, description="split to validate on, instead of a share of the training split"
+    )
+    max_validation_samples: int | None = Field(
+        None, ge=1, description="samples kept for validation at most"
+    )
     max_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of text read at most")
+
+    @model_validator(mode="after")
+    def _normalisation_fits(self) -> Self:
+        if len(self.mean) != len(self.std) or len(self.mean) not in {0, 1, self.num_channels}:
+            raise ValueError(
+                f"mean has {len(self.mean)} and std {len(self.std)} values; give both none, one, "
+                f"or {self.num_channels}, one per channel"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _noise_grows(self) -> Self:
+        if self.beta_start > self.beta_end:
+            raise ValueError(f"beta_start {self.beta_start} is above beta_end {self.beta_end}")
+        return self

@@ -10,7 +10,8 @@ from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory
 from distqatd.daemon.seams import Seams
-from distqatd.data.batches import SOURCES, open_dataset
+from distqatd.data.batches import open_dataset
+from distqatd.data.catalog import SOURCES
 from distqatd.data.tasks import task
 from distqatd.models.registry import check_pipeline
 from distqatd.pipeline.desk import LossDesk

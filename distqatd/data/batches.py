@@ -1,25 +1,20 @@
 """Batches by number: batch b of a run is a pure function of (configuration, seed, b)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from distqatd.base.errors import ConfigError
+from distqatd.base.rng import stable_seed
 from distqatd.config.sections import DataConfig
-from distqatd.data.digits import open_digits
-from distqatd.data.permutation import permute
-from distqatd.data.source import Source
-from distqatd.data.text import open_python_sources, open_text_file
-
-SOURCES: dict[str, Callable[[DataConfig], Source]] = {
-    "digits": open_digits,
-    "python_sources": open_python_sources,
-}
-"""Data sets by name; a `dataset_name` that is not among them is the path of a local file."""
+from distqatd.data.catalog import open_splits
+from distqatd.data.collate import Collate, make_collate
+from distqatd.data.order import Int64s, Split, shuffled
+from distqatd.data.source import Raw
+from distqatd.data.trial import HasTrial, Trial
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +53,10 @@ class Batch:
 class Dataset:
     """Training batches by number, and the samples kept for validation.
 
-    The samples of an epoch are a keyed permutation of the training samples; those that do not
-    fill a batch are left out of that epoch. Which samples are kept for validation depends on the
-    data set alone, not on the seed, so that runs with several seeds can be compared.
+    The samples of an epoch are shuffled, all together or, from a stream, within a window; those
+    that do not fill a batch are left out of that epoch. Which samples are kept for validation
+    depends on the data set alone, not on the seed, so that runs with several seeds can be
+    compared. Validation is never divided among trainers: whoever evaluates reads all of it.
 
     Attributes:
         num_samples: samples to train on.
@@ -71,20 +67,40 @@ class Dataset:
     """
 
     def __init__(
-        self, source: Source, *, name: str, seed: int, batch_size: int, validation_fraction: float
+        self,
+        training: Split,
+        validation: Split,
+        collate: Collate,
+        *,
+        name: str,
+        seed: int,
+        batch_size: int,
+        window: int | None = None,
     ) -> None:
-        """Split `source`; `name` keys the split.
+        """Put batches of the two splits together.
+
+        Args:
+            training: what is trained on.
+            validation: what is kept for validation.
+            collate: makes a batch of what the sources read.
+            name: keys what is drawn for validation.
+            seed: keys the order of training samples, and what is drawn for them.
+            batch_size: samples in a batch.
+            window: samples that are shuffled together; None: all.
 
         Raises:
             ConfigError: there are too few samples for one batch or for validation.
         """
-        self._source = source
+        self._training = training
+        self._validation = validation
+        self._collate = collate
         self._name = name
         self._seed = seed
+        self._window = window
         self.batch_size = batch_size
-        self.num_validation_samples = round(source.num_samples * validation_fraction)
-        self.num_samples = source.num_samples - self.num_validation_samples
-        self.num_classes = source.num_classes
+        self.num_samples = training.num_samples
+        self.num_validation_samples = validation.num_samples
+        self.num_classes = training.source.num_classes
         self.batches_per_epoch = self.num_samples // batch_size
         if not self.batches_per_epoch or not self.num_validation_samples:
             raise ConfigError(
@@ -95,39 +111,48 @@ class Dataset:
 
     def batch(self, number: int) -> Batch:
         """Return training batch `number` of the run, from 0; epochs follow one another."""
+        return self.finish(self.read(number), number)
+
+    def read(self, number: int) -> Raw:
+        """Read what training batch `number` is made of; pixels are uint8 where they come so."""
         epoch, index = divmod(number, self.batches_per_epoch)
         positions = np.arange(index * self.batch_size, (index + 1) * self.batch_size)
-        order = permute(positions, self.num_samples, self._seed, "epoch", epoch)
-        return self._read(order + self.num_validation_samples)
+        key = (self._seed, "epoch", epoch)
+        return _read(self._training, shuffled(positions, self.num_samples, self._window, *key))
+
+    def finish(self, raw: Raw, number: int) -> Batch:
+        """Return training batch `number`, given what `read` returned for it. Reads nothing."""
+        return self._finish(raw, stable_seed(self._seed, "batch", number))
 
     def validation_batches(self) -> Iterator[Batch]:
         """Yield every validation sample once, in a fixed order; the last batch may be smaller."""
         for start in range(0, self.num_validation_samples, self.batch_size):
             stop = min(start + self.batch_size, self.num_validation_samples)
-            yield self._read(np.arange(start, stop))
+            raw = _read(self._validation, np.arange(start, stop))
+            yield self._finish(raw, stable_seed(self._name, "validation", start))
+
+    def trial(self) -> Trial | None:
+        """Return a fresh trial of the model in its environment, where the data set has one."""
+        source = self._validation.source
+        return source.trial() if isinstance(source, HasTrial) else None
 
     def sample_inputs(
         self, batch_size: int, device: torch.device | str = "meta"
     ) -> tuple[Tensor, ...]:
         """Return zeros of the dtype and shape of the inputs of a batch of `batch_size`."""
-        inputs, _ = self._source.read(torch.zeros(1, dtype=torch.int64))
+        batch = self._finish(_read(self._training, np.zeros(1, dtype=np.int64)), 0)
         return tuple(
             torch.zeros((batch_size, *tensor.shape[1:]), dtype=tensor.dtype, device=device)
-            for tensor in inputs
+            for tensor in batch.inputs
         )
 
-    def _read(self, places: np.typing.NDArray[np.int64]) -> Batch:
-        """Read samples by their place in the fixed order: validation first, then training."""
-        total = self.num_validation_samples + self.num_samples
-        numbers = permute(places, total, self._name, "split")
-        inputs, targets = self._source.read(torch.from_numpy(numbers))
-        return Batch(inputs, targets, len(numbers))
+    def _finish(self, raw: Raw, seed: int) -> Batch:
+        inputs, targets = self._collate(raw, seed)
+        return Batch(inputs, targets, len(inputs[0]))
 
 
 def open_dataset(config: DataConfig, seed: int, batch_size: int) -> Dataset:
     """Open the data set that `config` names.
-
-    Reads it into memory: a few megabytes at most, see `DataConfig.max_bytes`.
 
     Args:
         config: the data section.
@@ -137,22 +162,17 @@ def open_dataset(config: DataConfig, seed: int, batch_size: int) -> Dataset:
     Raises:
         ConfigError: no such data set or file, or it does not fit the section.
     """
-    source = _opener(config.dataset_name)(config)
+    training, validation = open_splits(config)
     return Dataset(
-        source,
+        training,
+        validation,
+        make_collate(config),
         name=config.dataset_name,
         seed=seed,
         batch_size=batch_size,
-        validation_fraction=config.validation_fraction,
+        window=config.shuffle_buffer if config.streaming else None,
     )
 
 
-def _opener(name: str) -> Callable[[DataConfig], Source]:
-    if name in SOURCES:
-        return SOURCES[name]
-    if not Path(name).expanduser().is_file():
-        raise ConfigError(
-            f"data.dataset_name {name!r} is neither one of {', '.join(sorted(SOURCES))} nor a "
-            "file on this machine"
-        )
-    return open_text_file
+def _read(split: Split, places: Int64s) -> Raw:
+    return split.source.read(torch.from_numpy(split.numbers(places)))

@@ -4,6 +4,12 @@ from typing import Protocol
 
 from torch import Tensor
 
+IGNORED = -1
+"""A target that counts in no loss and no metric: padding, or a node without a label."""
+
+Raw = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+"""Inputs and targets as a source reads them; pixels may still be uint8, see `collate`."""
+
 
 class Source(Protocol):
     """Samples by number. Reading the same numbers twice gives the same bits."""
@@ -15,12 +21,17 @@ class Source(Protocol):
 
     @property
     def num_classes(self) -> int:
-        """Return C; targets are in [0, C) and the model must have as many outputs."""
+        """Return C, which the model must have as many outputs of.
+
+        Targets are in [0, C), or IGNORED. Where nothing is classified it is the size of what the
+        model gives: channels of an image, actions of a policy.
+        """
         ...
 
-    def read(self, numbers: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def read(self, numbers: Tensor) -> Raw:
         """Return inputs and targets of the samples `numbers`, int64 (B,).
 
-        Every tensor returned is on the CPU, float32 or int64, with the B samples first.
+        Every tensor returned is on the CPU with the B samples first; float32, int64, or uint8
+        where it holds pixels.
         """
         ...

@@ -11,6 +11,8 @@ from torch import Tensor
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
 from distqatd.data.batches import Batch, Dataset, open_dataset
+from distqatd.data.collate import make_collate
+from distqatd.data.order import held_out
 
 
 class Numbers:
@@ -28,13 +30,9 @@ class Numbers:
 def numbers(
     num_samples: int = 100, *, seed: int = 0, batch_size: int = 7, fraction: float = 0.2
 ) -> Dataset:
-    return Dataset(
-        Numbers(num_samples),
-        name="numbers",
-        seed=seed,
-        batch_size=batch_size,
-        validation_fraction=fraction,
-    )
+    kept, trained = held_out(Numbers(num_samples), "numbers", fraction, None, in_order=False)
+    collate = make_collate(DataConfig())
+    return Dataset(trained, kept, collate, name="numbers", seed=seed, batch_size=batch_size)
 
 
 def drawn(dataset: Dataset, batches: range) -> list[int]:

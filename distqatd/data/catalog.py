@@ -1,0 +1,57 @@
+"""Data sets by name, and what a name that is none of them means: a path here, or one of the Hub."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from distqatd.base.errors import ConfigError
+from distqatd.config.sections import DataConfig
+from distqatd.data.digits import open_digits
+from distqatd.data.order import Split, held_out, whole
+from distqatd.data.source import Source
+from distqatd.data.text import open_python_sources, open_text_file
+
+SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "digits": open_digits,
+    "python_sources": open_python_sources,
+}
+"""Data sets that need no file and no network, by name."""
+
+
+def open_splits(config: DataConfig) -> tuple[Split, Split]:
+    """Open what `config` names, as training and validation splits.
+
+    Raises:
+        ConfigError: no such data set or file, or it does not fit the section.
+    """
+    training = _open(config)
+    limit = config.max_validation_samples
+    if config.validation_split is None:
+        kept, trained = held_out(
+            training,
+            config.dataset_name,
+            config.validation_fraction,
+            limit,
+            in_order=config.streaming,
+        )
+        return trained, kept
+    if config.dataset_name in SOURCES:
+        raise ConfigError(
+            f"data.validation_split {config.validation_split!r}: {config.dataset_name} has no "
+            "splits; leave it out and set data.validation_fraction"
+        )
+    other = config.model_copy(update={"dataset_split": config.validation_split})
+    return whole(training), whole(_open(other), limit)
+
+
+def _open(config: DataConfig) -> Source:
+    name = config.dataset_name
+    if name in SOURCES:
+        if config.streaming:
+            raise ConfigError(f"data.streaming: {name} is no stream; leave it out")
+        return SOURCES[name](config)
+    if not Path(name).expanduser().is_file():
+        raise ConfigError(
+            f"data.dataset_name {name!r} is neither one of {', '.join(sorted(SOURCES))} nor a "
+            "file on this machine"
+        )
+    return open_text_file(config)
