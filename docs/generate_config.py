@@ -51,6 +51,12 @@ model_pipeline:
     - model_name: resnet18.back
       num_classes: 10
 ```
+
+Stages are `full`; `front` and `back`, or `head` and `tail`, which are the same two halves; or
+`head`, `body` and `tail`. Any of them may be cut into ranges of its units, which follow one another
+and hold each unit once: `distilgpt2.head`, `distilgpt2.body[0:2]`, `distilgpt2.body[2:6]`,
+`distilgpt2.tail`. In the swarm such a stage is called `body_0_2`. All stages take the same options;
+[models](models.md) lists the families and theirs.
 """
 
 

@@ -15,6 +15,10 @@ class ComputeConfig(Section):
     stage: str | None = Field(
         None, description="host this stage instead of the one the swarm needs most"
     )
+    weights: Path | None = Field(
+        None,
+        description="where model_pipeline.weights is on this machine, if it was not named here",
+    )
     num_threads: int = Field(0, ge=0, description="torch threads; 0 leaves torch's own choice")
     stash_bytes: int = Field(
         2 << 30,

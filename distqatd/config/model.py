@@ -66,6 +66,14 @@ class ModelPipelineConfig(Section):
         min_length=1,
         description="the stages in order, see below",
     )
+    weights: str | None = Field(
+        None,
+        description="weights to start from instead of seeded ones: a safetensors file or a "
+        "Hugging Face folder, as the machine that starts the run has it",
+    )
+    weights_fresh: tuple[str, ...] = Field(
+        (), description="tensors whose names begin like this start from the seed all the same"
+    )
     max_pipelines: int = Field(
         64, ge=1, le=64, description="pipelines at most; experts beyond them stand by as spares"
     )

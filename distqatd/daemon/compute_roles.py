@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from pathlib import Path
 
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.state import Donors
@@ -9,6 +10,8 @@ from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory
+from distqatd.compute.weights import Weights, check_weights
+from distqatd.config.sections import Config
 from distqatd.daemon.seams import Seams
 from distqatd.data.batches import open_dataset
 from distqatd.data.catalog import SOURCES
@@ -43,10 +46,41 @@ def open_device(context: Context, seams: Seams) -> Device:
     return Device(str(decision.value), executor)
 
 
-def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
-    """Return what this daemon's experts share.
+def open_weights(config: Config, *, is_ours: bool) -> Weights | None:
+    """Open what the run starts from, if it starts from weights and this machine has them.
+
+    A path that only the swarm names could be any file of this machine, whose contents would then
+    leave it as a stage's state.
+
+    Args:
+        config: of the run and this machine.
+        is_ours: whether `model_pipeline.weights` was given on this machine.
 
     Raises:
+        CheckpointError: the path is not that of weights, or they are not of the run's model.
+    """
+    named = config.model_pipeline.weights
+    path = config.compute.weights or (Path(named).expanduser() if named and is_ours else None)
+    if named is None or path is None:
+        return None
+    weights = Weights(path)
+    check_weights(weights, config.model_pipeline)
+    return weights
+
+
+def build_parts(
+    context: Context, seams: Seams, device: Device, *, knows_weights: bool
+) -> ExpertParts:
+    """Return what this daemon's experts share.
+
+    Args:
+        context: this daemon.
+        seams: the outside world.
+        device: where the experts compute.
+        knows_weights: whether `model_pipeline.weights` was named on this machine.
+
+    Raises:
+        CheckpointError: the weights cannot be read or are not of the run's model.
         UnknownModel: the run's model is not on this machine; model code never travels.
     """
     config = context.config
@@ -68,6 +102,7 @@ def build_parts(context: Context, seams: Seams, device: Device) -> ExpertParts:
         timer=seams.timer,
         claims=asyncio.Lock(),
         free_bytes=lambda: seams.free_bytes(device.name),
+        weights=open_weights(config, is_ours=knows_weights),
     )
 
 

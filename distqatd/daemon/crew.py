@@ -122,7 +122,12 @@ class Crew:
         from distqatd.daemon import compute_roles
 
         device = self._open_device(context)
-        parts = compute_roles.build_parts(context, self._seams, device)
+        parts = compute_roles.build_parts(
+            context,
+            self._seams,
+            device,
+            knows_weights=self._was_named_here(context, "model_pipeline.weights"),
+        )
         self._averager = parts.averager
         if self.mirror is not None:
             self.mirror.shelf.serve_through(parts.donors)
@@ -137,13 +142,15 @@ class Crew:
         await self.load_compute()
         from distqatd.daemon import compute_roles
 
-        # The swarm alone must not choose what this machine reads.
-        is_first = not context.config.network.join
-        knows_data = is_first or "data.dataset_name" in self._options.origins
+        knows_data = self._was_named_here(context, "data.dataset_name")
         self.trainer = compute_roles.build_trainer(
             context, self._open_device(context), knows_data=knows_data
         )
         context.tasks.keep(self.trainer.run, name="trainer")
+
+    def _was_named_here(self, context: Context, path: str) -> bool:
+        """Return whether this machine gave a value: the swarm alone must not name what it reads."""
+        return not context.config.network.join or path in self._options.origins
 
     def _open_device(self, context: Context) -> "Device":
         """Return the device of this daemon's experts and trainer, opened once."""

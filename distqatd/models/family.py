@@ -59,12 +59,15 @@ class Family(Generic[OptionsT]):
         options: what may stand next to `model_name` in the configuration.
         units: the whole model as ordered units, for given options.
         cuts: where its named stages begin, for given options.
+        renames: pairs (text in our names, text in its place in published files); for example a
+            tied output layer is published as the embedding alone.
     """
 
     name: str
     options: type[OptionsT]
     units: Callable[[OptionsT], tuple[Unit, ...]]
     cuts: Callable[[OptionsT], Cuts]
+    renames: tuple[tuple[str, str], ...] = ()
 
     def parse(self, given: Mapping[str, Any], where: str) -> OptionsT:
         """Check options as a user wrote them; `where` names their place in the configuration.

@@ -194,5 +194,8 @@ def _residual_std(options: Gpt2Options) -> float:
     return _INIT_STD / math.sqrt(2 * options.n_layer)
 
 
-GPT2 = Family("gpt2", Gpt2Options, gpt2_units, gpt2_cuts)
-DISTILGPT2 = Family("distilgpt2", DistilGpt2Options, gpt2_units, gpt2_cuts)
+RENAMES = (("lm_head.weight", "transformer.wte.weight"), ("transformer.", ""))
+"""Published files hold the embedding once, and may leave out `transformer.`."""
+
+GPT2 = Family("gpt2", Gpt2Options, gpt2_units, gpt2_cuts, RENAMES)
+DISTILGPT2 = Family("distilgpt2", DistilGpt2Options, gpt2_units, gpt2_cuts, RENAMES)

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from distqatd.config.section import Float
 from distqatd.models.family import Cuts, Family, Options
-from distqatd.models.gpt2 import Embedding, Gpt2Options, Output
+from distqatd.models.gpt2 import RENAMES, Embedding, Gpt2Options, Output
 from distqatd.models.units import Unit
 
 _INIT_STD = 0.02
@@ -171,4 +171,4 @@ def _window_mask(tokens: int, window: int, device: torch.device) -> Tensor:
     return ones.tril() & ones.triu(1 - window)
 
 
-GPTNEO = Family("gptneo", GptNeoOptions, gptneo_units, gptneo_cuts)
+GPTNEO = Family("gptneo", GptNeoOptions, gptneo_units, gptneo_cuts, RENAMES)

@@ -178,6 +178,8 @@ _PLAN_18 = Plan((2, 2, 2, 2), basic, 1)
 _PLAN_50 = Plan((3, 4, 6, 3), bottleneck, _BOTTLENECK)
 _PLAN_101 = Plan((3, 4, 23, 3), bottleneck, _BOTTLENECK)
 
-RESNET18 = Family("resnet18", ResNetOptions, _PLAN_18.units, _PLAN_18.cuts)
-RESNET50 = Family("resnet50", ResNetOptions, _PLAN_50.units, _PLAN_50.cuts)
-RESNET101 = Family("resnet101", ResNetOptions, _PLAN_101.units, _PLAN_101.cuts)
+_RENAMES = (("resnet.", ""),)
+
+RESNET18 = Family("resnet18", ResNetOptions, _PLAN_18.units, _PLAN_18.cuts, _RENAMES)
+RESNET50 = Family("resnet50", ResNetOptions, _PLAN_50.units, _PLAN_50.cuts, _RENAMES)
+RESNET101 = Family("resnet101", ResNetOptions, _PLAN_101.units, _PLAN_101.cuts, _RENAMES)

@@ -340,4 +340,11 @@ def _linear(in_features: int, out_features: int) -> nn.Linear:
     return linear
 
 
-WAV2VEC2 = Family("wav2vec2", Wav2Vec2Options, wav2vec2_units, wav2vec2_cuts)
+_RENAMES = (
+    ("parametrizations.weight.original0", "weight_g"),
+    ("parametrizations.weight.original1", "weight_v"),
+    ("wav2vec2.", ""),
+)
+"""Older files have the weight norm's old names, those of the bare model no `wav2vec2.`."""
+
+WAV2VEC2 = Family("wav2vec2", Wav2Vec2Options, wav2vec2_units, wav2vec2_cuts, _RENAMES)

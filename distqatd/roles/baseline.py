@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from distqatd.base.errors import DistqatError
 from distqatd.compute.device import pick_device
+from distqatd.compute.weights import Weights, start_from
 from distqatd.config.layers import Override
 from distqatd.config.load import load
 from distqatd.config.sections import Config, OuterOptimConfig
@@ -45,7 +46,12 @@ def whole_model(config: Config, device: torch.device) -> Stage:
     """Return the unsplit model: the units of all stages of the pipeline, in order."""
     stages = check_pipeline(config.model_pipeline.pipeline)
     units: list[Unit] = [unit for stage in stages for unit in stage.units]
-    return Stage("baseline.full", units, config.seed, device)
+    model = Stage("baseline.full", units, config.seed, device)
+    pipeline = config.model_pipeline
+    if pipeline.weights is not None:
+        path = config.compute.weights or Path(pipeline.weights).expanduser()
+        start_from(model, Weights(path), pipeline)
+    return model
 
 
 def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches: int) -> float:

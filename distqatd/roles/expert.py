@@ -40,7 +40,8 @@ class ExpertRole:
         self._serial = str(serial)
         self._claim = Claim(context, f"{serial}.0", parts.free_bytes)
         self._next: tuple[Slot, Claim] | None = None
-        self._loader = StateLoader(context, parts.executor)
+        has_weights = context.config.model_pipeline.weights is None or parts.weights is not None
+        self._loader = StateLoader(context, parts.executor, may_seed=has_weights)
         self._life: Life | None = None
         self._drain: Drain | None = None
         self._stage = ""

@@ -10,6 +10,7 @@ from distqatd.base.errors import DistqatError, SwarmError
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
+from distqatd.compute.weights import LoadedWeights, Weights, start_from
 from distqatd.data.tasks import Task
 from distqatd.models.registry import build_stage
 from distqatd.pipeline.host import StageHost
@@ -38,6 +39,7 @@ class ExpertParts:
     Attributes:
         claims: held while a slot is claimed, so that the daemon's experts claim one by one.
         free_bytes: returns what the device has left; 0 if unknown.
+        weights: what the run starts from; None also if this machine does not have it.
     """
 
     host: StageHost
@@ -49,6 +51,7 @@ class ExpertParts:
     timer: Callable[[], float]
     claims: asyncio.Lock
     free_bytes: Callable[[], int] = _unknown
+    weights: Weights | None = None
 
 
 async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> HostedExpert:
@@ -57,10 +60,16 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
     stages = config.model_pipeline.pipeline
     stage_config = stages[context.stage_names.index(slot.stage)]
 
-    def build() -> Expert:
-        return Expert(
+    def build() -> tuple[Expert, LoadedWeights | None]:
+        stage = build_stage(stage_config, config.seed, parts.device, stages)
+        loaded = (
+            None
+            if parts.weights is None
+            else start_from(stage, parts.weights, config.model_pipeline)
+        )
+        expert = Expert(
             slot.uid,
-            build_stage(stage_config, config.seed, parts.device, stages),
+            stage,
             config.diloco.inner_optim,
             config.diloco.outer_optim,
             device=parts.device,
@@ -70,10 +79,15 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
             is_first=slot.stage == context.stage_names[0],
             timer=parts.timer,
         )
+        return expert, loaded
 
+    expert, loaded = await parts.executor.run(build)
+    if loaded is not None:
+        num, fresh = loaded.num_tensors, ", ".join(loaded.fresh)
+        context.events.emit("expert.weights_loaded", uid=slot.uid, tensors=num, fresh=fresh)
     return HostedExpert(
         slot.uid,
-        await parts.executor.run(build),
+        expert,
         parts.executor,
         context.rpc,
         config.diloco,

@@ -65,10 +65,18 @@ def pick_mirrors(
 
 
 class StateLoader:
-    """Brings experts of this daemon to the swarm's committed state."""
+    """Brings experts of this daemon to the swarm's committed state.
 
-    def __init__(self, context: Context, executor: Executor) -> None:
+    Args:
+        context: this daemon.
+        executor: of its device.
+        may_seed: whether an expert that finds no state may start from the one it was built with;
+            not if the run starts from weights that this machine does not have.
+    """
+
+    def __init__(self, context: Context, executor: Executor, *, may_seed: bool = True) -> None:
         self._context = context
+        self._may_seed = may_seed
         self._executor = executor
         self._config_digest = run_digest(context.config)
 
@@ -80,12 +88,16 @@ class StateLoader:
         """
         fetches = self._fetches(expert)
         hope_until = 0.0
+        if self._is_empty(expert):
+            self._tell_weights_missing(expert)
         while True:
             source = await self._find(expert, slot)
             if source.value is not None:
                 if await self._try(expert, source.value, fetches):
                     return None
                 hope_until = asyncio.get_running_loop().time() + PATIENCE_S
+            elif self._is_empty(expert):
+                pass  # only somebody who has the weights, or state made from them, can help
             elif asyncio.get_running_loop().time() >= hope_until:
                 return self._tell_seeded(expert, source.reason, is_loss=hope_until > 0)
             await asyncio.sleep(RETRY_S)
@@ -118,12 +130,17 @@ class StateLoader:
 
     async def _find(self, expert: Expert, slot: Slot) -> Decision[StateSource | None]:
         context = self._context
+        outer_step = -1 if self._is_empty(expert) else expert.outer_step
         stage = await context.directory.refresh_stage(slot.stage)
         others = [e for e in stage.serving if e.peer_id != context.peer_id]
         if others:
-            return pick_replicas(expert.outer_step, others)
+            return pick_replicas(outer_step, others)
         mirrors = await context.directory.mirrors()
-        return pick_mirrors(expert.outer_step, slot.stage, mirrors, self._config_digest)
+        return pick_mirrors(outer_step, slot.stage, mirrors, self._config_digest)
+
+    def _is_empty(self, expert: Expert) -> bool:
+        """Return whether the expert holds nothing that it may serve with."""
+        return not self._may_seed and not expert.outer_step and not expert.inner_step
 
     def _fetches(self, expert: Expert) -> dict[str, StateFetch]:
         """Return a fetch for either kind of state; both refuse what cannot be this expert's."""
@@ -182,3 +199,13 @@ class StateLoader:
             )
         if not expert.outer_step and not expert.inner_step:
             self._context.events.emit("expert.state_seeded", uid=expert.uid, reason=reason)
+
+    def _tell_weights_missing(self, expert: Expert) -> None:
+        self._context.events.emit(
+            "expert.weights_missing",
+            degraded=True,
+            uid=expert.uid,
+            weights=self._context.config.model_pipeline.weights,
+            now="waits for a replica that has them",
+            fix="--set compute.weights=PATH, where this machine has them",
+        )

@@ -19,14 +19,15 @@ from tests.support.pipelines import batch, stages
 class ExpertWorld(World):
     """Peers with one expert each, running in `tasks`."""
 
-    def __init__(self, *names, **config):
-        pipeline = ModelPipelineConfig(pipeline=stages(*names))
+    def __init__(self, *names, weights=None, **config):
+        pipeline = ModelPipelineConfig(pipeline=stages(*names), weights=weights)
         inner = InnerOptimConfig(type="sgd", sgd_lr=0.1)
         diloco = DilocoConfig(inner_optim=inner, averaging_timeout=10.0, inner_steps=4)
         super().__init__(Config(diloco=diloco, model_pipeline=pipeline, **config))
         self.tasks = Supervisor("test", seeded_rng("tasks"))
         self.roles = {}
         self.contexts = {}
+        self.weights = {}
 
     async def __aenter__(self):
         await self.tasks.__aenter__()
@@ -51,6 +52,7 @@ class ExpertWorld(World):
                 device="cpu",
                 timer=asyncio.get_running_loop().time,
                 claims=asyncio.Lock(),
+                weights=self.weights.get(peer),
             )
             role = self.roles[peer] = ExpertRole(ctx, parts, 0)
             Moves(ctx, [role])
