@@ -65,15 +65,19 @@ class Absence:
         """Return whether a record counts: of a peer that lives, from its present life."""
         if not self._note(peer_id, slot, seq):
             return False
-        known_epoch = self._epochs.get(peer_id, boot_epoch)
-        if boot_epoch < known_epoch:
+        if self.is_former(peer_id, boot_epoch):
             return False
+        known_epoch = self._epochs.get(peer_id, boot_epoch)
         self._epochs[peer_id] = boot_epoch
         self._epochs.move_to_end(peer_id)
         _trim(self._epochs)
         if boot_epoch > known_epoch:
             self.came_back(peer_id)
         return not self._is_absent(peer_id, slot, seq)
+
+    def is_former(self, peer_id: PeerId, boot_epoch: int) -> bool:
+        """Return whether a peer has lived again since it published under `boot_epoch`."""
+        return boot_epoch < self._epochs.get(peer_id, boot_epoch)
 
     def _is_absent(self, peer_id: PeerId, slot: RecordSlot, seq: int) -> bool:
         seqs = self._absent.get(peer_id)

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, cast
 
 from distqatd.base.errors import DistqatError, RecordError
 from distqatd.base.events import EventLog
@@ -24,6 +24,7 @@ from distqatd.swarm.view import (
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
+AnyRecord = r.PeerRecord | r.ExpertRecord | r.TrainerRecord | r.LeaseRecord | r.MirrorRecord
 R = TypeVar("R", r.PeerRecord, r.ExpertRecord, r.TrainerRecord, r.LeaseRecord, r.MirrorRecord)
 
 TTL_S = 30.0
@@ -90,6 +91,7 @@ class Directory:
         self._run_id = run_id
         self._absence = Absence(events)
         self._asked: set[PeerId] = set()
+        self._parsed_of: dict[str, dict[tuple[PeerId, str, int], AnyRecord]] = {}
         self.advanced_at: dict[str, tuple[int, float]] = {}
         self._wake = asyncio.Event()
         self._updated = asyncio.Event()
@@ -234,16 +236,27 @@ class Directory:
     def _parsed(
         self, kind: type[R], key: str, found: Sequence[StoredRecord]
     ) -> Iterable[tuple[PeerId, R]]:
+        before, self._parsed_of[key] = self._parsed_of.get(key, {}), {}
         for stored in found:
-            try:
-                record = kind.parse(stored.value)
-            except RecordError:
-                continue  # another version's, or nonsense: not ours to judge
-            slot = (key, stored.subkey)
-            if not self._absence.believes(stored.peer_id, slot, stored.seq, record.boot_epoch):
+            # Most records are those of the last look; reading them again costs more than that.
+            slot = (stored.peer_id, stored.subkey, stored.seq)
+            record = before.get(slot) or self._parse(kind, stored)
+            if record is None:
                 continue
+            self._parsed_of[key][slot] = record
+            known_as = (key, stored.subkey)
+            if self._absence.believes(stored.peer_id, known_as, stored.seq, record.boot_epoch):
+                yield stored.peer_id, cast(R, record)
+
+    def _parse(self, kind: type[R], stored: StoredRecord) -> R | None:
+        """Read a record and learn its addresses; None if it is of another version, or nonsense."""
+        try:
+            record = kind.parse(stored.value)
+        except RecordError:
+            return None
+        if not self._absence.is_former(stored.peer_id, record.boot_epoch):
             self._learn(stored.peer_id, record.addresses)
-            yield stored.peer_id, record
+        return record
 
     def _learn(self, peer_id: PeerId, texts: tuple[str, ...]) -> None:
         addresses = parse_advertised(texts)
