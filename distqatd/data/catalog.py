@@ -5,14 +5,20 @@ from pathlib import Path
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
+from distqatd.data.cartpole import open_cartpole
 from distqatd.data.digits import open_digits
+from distqatd.data.karate import open_karate
 from distqatd.data.order import Split, held_out, whole
 from distqatd.data.source import Source
+from distqatd.data.spoken import open_spoken
 from distqatd.data.text import open_python_sources, open_text_file
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
+    "cartpole": open_cartpole,
     "digits": open_digits,
+    "karate": open_karate,
     "python_sources": open_python_sources,
+    "spoken": open_spoken,
 }
 """Data sets that need no file and no network, by name."""
 

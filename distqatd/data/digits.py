@@ -17,16 +17,17 @@ from distqatd.config.sections import DataConfig
 _FILE = Path("datasets", "data", "digits.csv.gz")
 _SIDE = 8
 _DARKEST = 16.0
+_NUM_LABELS = 10
+_TASKS = ("cv", "image_gen")
 
 
 class Digits:
     """A `Source` of images float32 (1, 8, 8) in [0, 1] and labels int64 in [0, 10)."""
 
-    num_classes = 10
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, num_classes: int) -> None:
         self._images = images
         self._labels = labels
+        self.num_classes = num_classes
 
     @property
     def num_samples(self) -> int:
@@ -49,12 +50,16 @@ def open_digits(config: DataConfig) -> Digits:
             "data: digits are 1 x 8 x 8 pixels; set data.num_channels to 1 and data.img_size to 8 "
             f"instead of {config.num_channels} and {config.img_size}"
         )
-    if config.task_type != "cv":
-        raise ConfigError(f"data.task_type is {config.task_type!r}; digits need 'cv'")
+    if config.task_type not in _TASKS:
+        raise ConfigError(
+            f"data.task_type is {config.task_type!r}; digits need 'cv', or 'image_gen'"
+        )
     with gzip.open(_package_folder("sklearn") / _FILE, "rt", encoding="ascii") as file:
         table = np.loadtxt(file, delimiter=",", dtype=np.int64)
     pixels = torch.from_numpy(table[:, :-1]).to(torch.float32) / _DARKEST
-    return Digits(pixels.reshape(-1, 1, _SIDE, _SIDE), torch.from_numpy(table[:, -1].copy()))
+    images = pixels.reshape(-1, 1, _SIDE, _SIDE)
+    outputs = _NUM_LABELS if config.task_type == "cv" else config.num_channels
+    return Digits(images, torch.from_numpy(table[:, -1].copy()), outputs)
 
 
 def _package_folder(name: str) -> Path:

@@ -38,11 +38,11 @@ def _feistel(values: Uint64s, half_bits: int, round_keys: list[np.uint64]) -> Ui
     mask = np.uint64((1 << half_bits) - 1)
     left, right = values >> shift, values & mask
     for key in round_keys:
-        left, right = right, left ^ (_mix(right ^ key) & mask)
+        left, right = right, left ^ (mix(right ^ key) & mask)
     return (left << shift) | right
 
 
-def _mix(values: Uint64s) -> Uint64s:
+def mix(values: Uint64s) -> Uint64s:
     """Scramble 64 bits.
 
     [source: the finalizer of splitmix64, Steele, Lea and Flood, OOPSLA 2014]
