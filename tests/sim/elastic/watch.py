@@ -6,7 +6,7 @@ expert has applied since its anchor is its own until the next round; it dies wit
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,12 +111,16 @@ class Watch:
                 f"outer step {expert.outer_step} of {copy.name} has batches {twice} twice"
             )
 
-    def loaded(self, expert: Any) -> None:
-        """Note that a copy became what its snapshot says."""
+    def loaded(self, expert: Any, kept: Iterable[int] = ()) -> None:
+        """Note that a copy became what its snapshot says, and what it kept of its own."""
         copy = self.copy(expert)
         inside = self.anchors.get((copy.stage, expert.anchor_digest), Counter())
-        copy.dropped += copy.local + copy.anchor - inside
-        copy.anchor, copy.local = Counter(inside), Counter()
+        local = Counter({batch: copy.local[batch] for batch in kept})
+        copy.dropped += copy.local + copy.anchor - inside - local
+        copy.anchor, copy.local = Counter(inside), local
+        twice = sorted(inside.keys() & local.keys())
+        if twice:
+            self.wrong.append(f"{copy.name} keeps batches {twice}, which its new anchor holds")
 
     def begins(self, expert: Any) -> None:
         """Check that a step starts from nothing."""
@@ -164,7 +168,6 @@ def watching() -> Iterator[Watch]:
     """Watch all experts of this process."""
     watch = Watch()
     settle, round_, step = HostedExpert.apply, Averager.round, RouteRunner.step
-    plain = {name: getattr(Expert, name) for name in _METHODS}
 
     async def watched_settle(self, session, decided):
         watch._asked[id(self.expert)] = decided.batch
@@ -205,13 +208,20 @@ def watching() -> Iterator[Watch]:
         watch.committed(self, mean)
         return result
 
-    def load(self, *args, **kwargs):
+    def load(self, *args):
         watch.copy(self)
-        result = plain["load"](self, *args, **kwargs)
+        plain["load"](self, *args)
         watch.loaded(self)
-        return result
 
-    replaced = (forward, loss_backward, apply, contribution, commit_outer, load)
+    def catch_up(self, *args):
+        watch.copy(self)
+        carried = plain["catch_up"](self, *args)
+        if carried.kept:  # else it is a load
+            watch.loaded(self, _numbers(carried.kept))
+        return carried
+
+    replaced = (forward, loss_backward, apply, contribution, commit_outer, load, catch_up)
+    plain = {method.__name__: getattr(Expert, method.__name__) for method in replaced}
     HostedExpert.apply, Averager.round = watched_settle, watched_round
     RouteRunner.step = watched_step
     for method in replaced:
@@ -224,4 +234,5 @@ def watching() -> Iterator[Watch]:
             setattr(Expert, name, method)
 
 
-_METHODS = ("forward", "loss_backward", "apply", "contribution", "commit_outer", "load")
+def _numbers(intervals: Any) -> list[int]:
+    return [number for first, end in intervals.pairs for number in range(first, end)]
