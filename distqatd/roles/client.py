@@ -101,6 +101,8 @@ class ClientRole:
         self._plan(view)
         for peer, report in await self.staff.meet(view, self.duty.term):
             await self._meet(peer, report)
+        if self.lending.rival_term:
+            self.duty.learn(max(self.lending.rival_term, self.duty.term + 1))
         if await self.lending.prepare(view, self.routes) and not self.end.is_over:
             for number in self.lending.conflicts & set(self.pipelines):
                 await self._stop(self.pipelines[number].trainer, number)

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import PeerId
-from distqatd.swarm.ledger import MAX_OPEN
+from distqatd.swarm.ledger import MAX_OPEN, MAX_TERM
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
 
@@ -30,10 +30,7 @@ HOST = "client.host_trainer"
 """The holder of the duty asks another client to run a trainer in its own daemon."""
 
 SYNC_EVERY_S = 1.0
-"""A trainer reports at least this often between steps, seconds."""
-
-KEEP_IN_TOUCH_S = 5.0
-"""... and this often while a step takes longer, so that it is not taken for dead."""
+"""A trainer reports this often, seconds, also while a step takes longer."""
 
 AHEAD_S = 20.0
 """A trainer asks for its next lease while those it holds last less than this, seconds: it has
@@ -45,6 +42,18 @@ MAX_HELD = MAX_OPEN
 MAX_REPORTED = 16
 MAX_LOST = 64
 MAX_JOBS = 256
+
+
+def read_term(body: Mapping[str, Any], name: str = "term") -> int:
+    """Check and return a term of the client's duty; 0 stands for none.
+
+    Raises:
+        RemoteProtocolError: it is missing, negative, or higher than a term can get.
+    """
+    term = need(body, name, int)
+    if not 0 <= term < MAX_TERM:
+        raise RemoteProtocolError(f"{name} {term} is not within 0 and {MAX_TERM}")
+    return term
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +142,7 @@ class Report:
             raise RemoteProtocolError(f"a report of {len(held)} leases, at most {MAX_REPORTED}")
         return cls(
             need(body, "pipeline", int),
-            need(body, "term", int),
+            read_term(body),
             tuple(Held.read(lease) for lease in held),
             need(body, "num_replayed", int),
             need(body, "num_skipped", int),
@@ -194,7 +203,7 @@ class Grant:
         names = ("fence", "first", "first", "end")
         lease = Held.read([need(body, name, int) for name in names])
         return cls(
-            need(body, "term", int),
+            read_term(body),
             lease.fence,
             lease.first,
             lease.end,

@@ -11,11 +11,12 @@ from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError
 from distqatd.base.ids import PeerId
 from distqatd.net.rpc import Caller
+from distqatd.roles.client_calls import read_term
 from distqatd.roles.context import Context
 from distqatd.swarm.duty import CLAIM, STAND_BY, STEP_DOWN, Situation, Step, decide
+from distqatd.swarm.ledger import MAX_TERM
 from distqatd.swarm.records import LeaseRecord
 from distqatd.swarm.view import SwarmView
-from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 DUTY = "client.duty"
@@ -79,6 +80,8 @@ class Duty:
     def _note_records(self, view: SwarmView) -> None:
         """Remember the newest record: whoever holds the duty next begins where it ends."""
         for record in view.leases.values():
+            if not 0 <= record.term < MAX_TERM:
+                continue
             self._known_term = max(self._known_term, record.term)
             last = self.last_record
             newer = last is None or (record.term, record.next_batch) >= (last.term, last.next_batch)
@@ -87,7 +90,7 @@ class Duty:
 
     def _rivals(self, view: SwarmView) -> dict[PeerId, int]:
         """Return the others that say they hold the duty, with their highest term."""
-        found = {peer: record.term for peer, record in view.leases.items()}
+        found = {peer: x.term for peer, x in view.leases.items() if x.term < MAX_TERM}
         found |= {peer: max(term, found.get(peer, 0)) for peer, term in self._told.items()}
         me = self._context.peer_id
         return {
@@ -167,7 +170,7 @@ class Duty:
         message = Message({"term": self.term})
         try:
             reply = await self._context.rpc.call(peer, DUTY, message, timeout_s=ASK_S)
-            term, known = need(reply.body, "term", int), need(reply.body, "known", int)
+            term, known = read_term(reply.body), read_term(reply.body, "known")
         except DistqatError:
             return False
         self.learn(known)
@@ -199,7 +202,7 @@ class Duty:
         await self._ask(peer)
 
     async def _answer(self, caller: Caller, message: Message) -> Message:
-        term = need(message.body, "term", int)
+        term = read_term(message.body)
         if "client" in caller.roles and term:
             self._note(caller.peer_id, term)
         return Message({"term": self.term, "known": self._known_term})

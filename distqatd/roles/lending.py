@@ -11,7 +11,7 @@ from dataclasses import replace
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.inquiry import ask_books, leases_of
-from distqatd.swarm.ledger import Lease, Ledger
+from distqatd.swarm.ledger import TERM_BITS, Lease, Ledger
 from distqatd.swarm.records import LeaseRecord
 from distqatd.swarm.recovery import adopt, duplicated, in_every_stage, rebuild
 from distqatd.swarm.routes import Route
@@ -22,13 +22,23 @@ FORGOTTEN_S = 10.0
 
 
 class Lending:
-    """Lends batches in one term of the client's duty."""
+    """Lends batches in one term of the client's duty.
+
+    Attributes:
+        ledger: who has which batches; empty until `prepare` has made it.
+        is_ready: whether it has.
+        conflicts: pipelines that must start anew, found by the last `prepare`.
+        rival_term: a term of which experts have seen sessions that this client did not number;
+            0 if there is none. Ours must be above it, also where it is the same: its client's
+            record has expired.
+    """
 
     def __init__(self, context: Context) -> None:
         self._context = context
         self.ledger = self._empty(0)
         self.is_ready = False
         self.conflicts: frozenset[int] = frozenset()
+        self.rival_term = 0
         self._before: LeaseRecord | None = None
         self._claims: dict[tuple[int, int], Lease] = {}
         self._missed_since: dict[int, float] = {}
@@ -41,6 +51,7 @@ class Lending:
         self.ledger = self._empty(term)
         self.is_ready = False
         self.conflicts = frozenset()
+        self.rival_term = 0
         self._claims.clear()
         self._before = record
         if record is not None:
@@ -60,7 +71,7 @@ class Lending:
         if self.is_ready or view.gaps:
             return self.is_ready
         books = await ask_books(self._context, view)
-        if books is None:
+        if books is None or self._see_rival(max((book.fence for book in books), default=0)):
             return False
         next_batch = self._before.next_batch if self._before is not None else 0
         empty = replace(self.ledger, next_batch=next_batch)
@@ -72,6 +83,12 @@ class Lending:
         self._context.events.emit("ledger.rebuilt", term=self.ledger.term, reason=decision.reason)
         return True
 
+    def _see_rival(self, fence: int) -> bool:
+        """Return whether somebody else numbered a session above all of ours."""
+        is_foreign = fence >= self.ledger.next_fence()
+        self.rival_term = fence >> TERM_BITS if is_foreign else 0
+        return is_foreign
+
     # --- trainers
 
     def note(self, report: calls.Report) -> bool:
@@ -81,8 +98,11 @@ class Lending:
             self._claims |= {(x.pipeline, x.fence): x for x in leases_of(report)}
             return True
         is_current = True
+        num_skipped = report.num_skipped
         for held in report.held:
-            if self.ledger.report(report.pipeline, held.fence, held.next, report.num_skipped):
+            before = self.ledger.skipped
+            if self.ledger.report(report.pipeline, held.fence, held.next, num_skipped):
+                num_skipped -= self.ledger.skipped - before  # each counts in one lease
                 continue
             # Whoever had the lease has trained these, also a trainer that was taken for dead.
             self.ledger.late(held.first, held.next)

@@ -19,6 +19,9 @@ from distqatd.base.intervals import IntervalSet
 TERM_BITS = 32
 """Bits of a fence below the term."""
 
+MAX_TERM = 1 << 30
+"""Terms are below this, so that every fence fits into 63 bits; a peer that says more is wrong."""
+
 MAX_OPEN = 4
 """Unfinished leases of one pipeline, at most."""
 

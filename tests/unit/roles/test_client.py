@@ -5,6 +5,7 @@ import pytest
 from distqatd.base.errors import StaleTerm
 from distqatd.roles import staffing
 from distqatd.roles.client_calls import Held
+from distqatd.swarm.ledger import TERM_BITS
 from tests.support.clients import client_world
 from tests.support.loops import on_virtual_time
 
@@ -387,3 +388,15 @@ async def test_a_takeover_with_conflicting_leases_starts_one_of_the_pipelines_an
         assert "trainer.lost" in kinds(world)
         assert [number for number, _ in world.started].count(0) == 2
         assert world.clients["me"].ledger.lost() == 0
+
+
+@on_virtual_time
+async def test_a_client_goes_above_a_term_that_only_experts_remember():
+    async with client_world() as world:
+        world.trainer("t")
+        world.expert("f0", "front.0.0.0", fence=(5 << TERM_BITS) + 9)
+        world.expert("b0", "back.0.0.0", fence=(1 << TERM_BITS) + 9)
+        for _ in range(3):
+            await world.look()
+        assert world.clients["me"].duty.term == 6
+        assert world.started == [(0, "t")]
