@@ -37,15 +37,15 @@ def draw(seed: int) -> p.Plan:
 # --- machines
 
 
-def _machines(rng: Random, *names: str, first: tuple[str, ...] = ("client",)) -> tuple:
+def _machines(rng: Random, *names: str, within_s: float = 0.3) -> tuple[p.Machine, ...]:
     """Return the machines: a client, then the named in any order, at short intervals."""
     rest = rng.sample(names, len(names))
     return tuple(
         p.Machine(
             name,
-            first if name == "client.0" else (name.split(".")[0],),
+            (name.split(".")[0],),
             rng.uniform(-600, 600),
-            rng.uniform(0, 0.3),
+            rng.uniform(0, within_s),
         )
         for name in ("client.0", *rest)
     )
@@ -62,7 +62,7 @@ def _weather(rng: Random) -> Weather:
     return Weather((0.002, 0.02), 0.005, loss=0.1, duplication=0.1, reordering=0.1)
 
 
-def _plan(rng: Random, family: str, machines: tuple, *faults: p.Fault) -> p.Plan:
+def _plan(rng: Random, family: str, machines: tuple[p.Machine, ...], *faults: p.Fault) -> p.Plan:
     diloco = (("inner_steps", INNER_STEPS), ("outer_steps", OUTER_STEPS))
     has_real_dht = rng.random() < REAL_DHT
     return p.Plan(family, machines, faults, _weather(rng), diloco, has_real_dht)
@@ -87,8 +87,8 @@ def _await_point(rng: Random, number: int) -> p.Plan:
     names = [*_names("expert", 4), *_names("trainer", 2)]
     steps = rng.randrange(1, STEPS)
     if role == "client":
-        fault = p.Fault(p.RESTART, ("client.0",), steps, 0.0, point, rng.uniform(0.2, 3.0))
-    elif rng.random() < 0.5:
+        names.append("client.1")
+    if rng.random() < 0.5:
         fault = p.Fault(p.CRASH, (f"{role}.0",), steps, 0.0, point)
     else:
         fault = p.Fault(p.RESTART, (f"{role}.0",), steps, 0.0, point, rng.uniform(0.1, 3.0))
@@ -164,6 +164,34 @@ def _trainer_lost(rng: Random, _: int) -> p.Plan:
     return _plan(rng, "trainers-lost", _machines(rng, *names), fault)
 
 
+def _client_lost(rng: Random, _: int) -> p.Plan:
+    """The client dies, or is cut off; another one stands by, and the old one may come back."""
+    names = [*_names("expert", 4), *_names("trainer", rng.randrange(3)), "client.1"]
+    kind = rng.choice([p.CRASH, p.POWER, p.RESTART, p.BLACKOUT, p.PARTITION, p.DEAF])
+    point, for_s = rng.randrange(60), rng.uniform(0.5, 20)
+    fault = p.Fault(kind, ("client.0",), _steps(rng), rng.uniform(0, 0.3), point, for_s)
+    return _plan(rng, "client-lost", _machines(rng, *names), fault)
+
+
+def _joins(rng: Random, _: int) -> p.Plan:
+    """Everybody starts at the same time, and more join in the same instant later."""
+    names = [*_names("expert", rng.randrange(2, 6)), *_names("trainer", 2)]
+    num_late = rng.randrange(1, 4)
+    late = tuple(f"expert.{6 + i}" for i in range(num_late))
+    join = p.Fault(p.JOIN, late, _steps(rng), rng.uniform(0, 0.3))
+    return _plan(rng, "joins", _machines(rng, *names, within_s=0.0), join)
+
+
+def _orders(rng: Random, _: int) -> p.Plan:
+    """Experts are drained and resumed, or moved to the other stage, while everybody trains."""
+    names = [*_names("expert", 4), *_names("trainer", 2)]
+    faults = [
+        p.Fault(_either(rng, p.DRAIN, p.REASSIGN), (each,), steps, 0.0, 0, rng.uniform(0, 2))
+        for each, steps in zip(rng.sample(_names("expert", 4), 2), (_steps(rng), 0), strict=True)
+    ]
+    return _plan(rng, "orders", _machines(rng, *names), *faults[: rng.randrange(1, 3)])
+
+
 def _mixed(rng: Random, _: int) -> p.Plan:
     """Two or three things go wrong, at any time."""
     names = [*_names("expert", 4), *_names("trainer", 2)]
@@ -189,5 +217,8 @@ FAMILIES: dict[str, Draw] = {
     "mass-death": _mass_death,
     "gap": _gap,
     "trainers-lost": _trainer_lost,
+    "client-lost": _client_lost,
+    "joins": _joins,
+    "orders": _orders,
     "mixed": _mixed,
 }

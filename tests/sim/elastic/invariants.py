@@ -93,6 +93,13 @@ def gave_way(watch: Watch) -> dict[str, Batches]:
     return {copy.name: copy.dropped for copy in watch.copies.values() if copy.dropped}
 
 
+def given_up(fleet: Fleet, watch: Watch) -> list[str]:
+    """Return what was done twice or dropped; for runs in which nothing breaks."""
+    replayed = {client.ledger.replayed for client in fleet.clients()} - {0}
+    lost = [f"{name} dropped batches {sorted(each)}" for name, each in gave_way(watch).items()]
+    return [*lost, *(f"{number} steps were replayed" for number in replayed)]
+
+
 def is_identical(fleet: Fleet) -> bool:
     """Return whether replicas of a stage at the same outer step hold the same bits."""
     anchors: dict[tuple[str, int], set[str]] = {}

@@ -31,8 +31,14 @@ SLOW = "slow"
 JOIN = "join"
 """A new machine with the roles of `machines[0]` (by name up to the dot) joins."""
 
+DRAIN = "drain"
+"""The expert is drained, and resumed `for_s` after it has left."""
+
+REASSIGN = "reassign"
+"""The expert moves to the other stage, if that leaves somebody behind."""
+
 SPLITS = {PARTITION, DEAF, FLAP}
-HAS_END = {RESTART, BLACKOUT, PARTITION, DEAF, FLAP, SLOW}
+HAS_END = {RESTART, BLACKOUT, PARTITION, DEAF, FLAP, SLOW, DRAIN}
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,11 @@ class Plan:
     weather: Weather = field(default_factory=Weather)
     diloco: tuple[tuple[str, object], ...] = ()
     has_real_dht: bool = True
+
+    @property
+    def is_orderly(self) -> bool:
+        """Return whether nothing breaks: then no step may be given up."""
+        return all(fault.kind in {DRAIN, REASSIGN, JOIN} for fault in self.faults)
 
     @property
     def can_split(self) -> bool:

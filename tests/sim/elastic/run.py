@@ -58,6 +58,8 @@ async def _play(sim: Sim, plan: Plan, fleet: Fleet, watch: Watch, striker: Strik
     wrong = must.check_batches(fleet, watch, striker.crashed) + must.leaks(fleet)
     if not plan.can_split:
         wrong += fleet.filled_twice
+    if plan.is_orderly:
+        wrong += must.given_up(fleet, watch)
     sim.check(not wrong, "; ".join(wrong))
     await fleet.stop()
     left = must.leaks_after_stop(fleet)

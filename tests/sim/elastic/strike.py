@@ -1,6 +1,7 @@
 """Doing what a plan says, at the moments it says."""
 
 import asyncio
+from typing import Any
 
 from tests.sim.elastic import plan as p
 from tests.sim.elastic.fleet import SLOWDOWN, Fleet
@@ -8,6 +9,9 @@ from tests.sim.elastic.points import Points
 from tests.sim.elastic.watch import Watch
 from tests.sim.host import Host
 from tests.sim.sim import Sim
+
+ORDER_S = 30.0
+"""What a drain or a move may take."""
 
 MAX_WAIT_S = 90.0
 """Training must have come to the moment of a fault by then, virtual seconds."""
@@ -116,6 +120,38 @@ class Striker:
             skew_s = self._sim.rng.uniform(-600, 600)
             self._fleet.add(p.Machine(name, (name.split(".")[0],), skew_s))
 
+    def _expert(self, name: str) -> Any:
+        """Return the expert's role, once it serves."""
+        return next((role for role in self._fleet.nodes[name].experts if role.hosted), None)
+
+    async def _orders(self, fault: p.Fault) -> tuple[Host, Any]:
+        """Return the machine and the serving expert that gets an order."""
+        [name] = fault.machines
+        await self._sim.until(
+            lambda: name in self._fleet.nodes and self._expert(name),
+            within_s=MAX_WAIT_S,
+            what=f"{name} serves, for: {fault}",
+        )
+        return self._fleet.hosts[name], self._expert(name)
+
+    async def _drain(self, fault: p.Fault) -> None:
+        host, role = await self._orders(fault)
+        outcome = await host.spawn(role.drain(deadline_s=ORDER_S, reason="drill"), name="drain")
+        self._sim.check(outcome.is_done, f"{fault}: {outcome.reason}")
+        await asyncio.sleep(fault.for_s)
+        await host.spawn(role.resume(), name="resume")
+
+    async def _reassign(self, fault: p.Fault) -> None:
+        host, role = await self._orders(fault)
+        stage = "back" if role.slot.stage == "front" else "front"
+        served = [hosted.uid.split(".")[0] for hosted in self._fleet.serving()]
+        if served.count(role.slot.stage) < 2:
+            self._sim.note(f"{fault}: it is the last one")
+            return
+        order = role.reassign(stage, deadline_s=ORDER_S, reason="drill")
+        outcome = await host.spawn(order, name="reassign")
+        self._sim.check(outcome.is_done, f"{fault}: {outcome.reason}")
+
     _STRIKES = {  # noqa: RUF012
         p.CRASH: _crash,
         p.POWER: _power,
@@ -126,4 +162,6 @@ class Striker:
         p.FLAP: _flap,
         p.SLOW: _slow,
         p.JOIN: _join,
+        p.DRAIN: _drain,
+        p.REASSIGN: _reassign,
     }
