@@ -63,7 +63,7 @@ class Commands:
         """
         context = self._context
         if whom.peer_id == context.peer_id:
-            return self.control.start(order, asked_by=context.peer_id)
+            return await self.control.start(order, asked_by=context.peer_id)
         return await self._sender.send(order, whom.peer_id)
 
     def move_all(self, moves: Sequence[Move], deadline_s: float) -> Job:

@@ -93,8 +93,10 @@ class Control:
         self._experts = experts
         self._jobs = jobs
 
-    def start(self, order: Order, *, asked_by: PeerId, reason: str = BY_OWNER) -> Job:
+    async def start(self, order: Order, *, asked_by: PeerId, reason: str = BY_OWNER) -> Job:
         """Begin to carry out an order; the job goes on whoever stops watching it.
+
+        The swarm is looked at first: who left a moment ago must not count as staying.
 
         Raises:
             NotFound: no expert here, or no stage of that name.
@@ -102,8 +104,10 @@ class Control:
             Unsafe: a stage would lose its last replica, and the order is not forced.
             ControlError: several experts are here, and only one can move; or too many jobs run.
         """
+        self._chosen(order)
+        view = await self._context.directory.refresh_experts()
         experts = self._chosen(order)
-        self._check(order, experts)
+        self._check(order, experts, view)
         me = self._context.peer_id
 
         async def work() -> str:
@@ -137,10 +141,9 @@ class Control:
             raise OutOfScope(f"{', '.join(missing)} is not hosted here; here is {here}")
         return [held[uid] for uid in order.scope] if order.scope else experts
 
-    def _check(self, order: Order, experts: Sequence[Movable]) -> None:
+    def _check(self, order: Order, experts: Sequence[Movable], view: SwarmView) -> None:
         if order.kind == RESUME:
             return  # takes another order back
-        view = self._context.directory.view
         if order.kind == REASSIGN:
             self._check_stage(order, experts, view)
         staying = order.kind == REASSIGN and all(_stage(e) == order.stage for e in experts)

@@ -98,7 +98,7 @@ class Receiver:
             need(body, "signature", bytes),
         )
         try:
-            job = self._let_in(signed, caller.peer_id)
+            job = await self._let_in(signed, caller.peer_id)
         except DistqatError as error:
             self._context.events.emit(
                 "control.refused", degraded=True, caller=caller.peer_id, error=str(error)
@@ -106,11 +106,11 @@ class Receiver:
             raise
         return Message({"number": job.number})
 
-    def _let_in(self, signed: SignedDirective, caller: PeerId) -> Job:
+    async def _let_in(self, signed: SignedDirective, caller: PeerId) -> Job:
         directive = self._gate().check(signed)
         self._challenges.redeem(directive, caller, asyncio.get_running_loop().time())
         reason = f"the operator asked for it by {nickname(caller)}"
-        return self._control.start(Order.of(directive), asked_by=caller, reason=reason)
+        return await self._control.start(Order.of(directive), asked_by=caller, reason=reason)
 
     async def _job(self, caller: Caller, message: Message) -> Message:
         number = need(message.body, "number", int)

@@ -46,3 +46,12 @@ class FakeExpert:
         await asyncio.sleep(self.drain_s)
         self.uid = f"{stage}.0.7.0"
         return self.outcome
+
+
+def see(context, view):
+    """Have a daemon see the swarm like this whenever it looks."""
+
+    async def look():
+        return view
+
+    context.directory.view, context.directory.refresh_experts = view, look

@@ -14,7 +14,7 @@ from distqatd.daemon.orders import Order
 from distqatd.identity.directive import Directive
 from tests.support.contexts import World, kinds
 from tests.support.loops import on_virtual_time
-from tests.support.movable import FakeExpert, Outcome
+from tests.support.movable import FakeExpert, Outcome, see
 from tests.support.views import info, view_of
 
 ME, OTHER = "m" * 52, "o" * 52
@@ -31,7 +31,7 @@ class Desk:
     def __init__(self, *experts, view=SPARE):
         self.tasks = Supervisor("test", seeded_rng(1))
         self.context = World().context(ME, self.tasks)
-        self.context.directory.view = view
+        see(self.context, view)
         self.experts = list(experts)
         self.control = Control(
             self.context, lambda: self.experts, Jobs(self.tasks, self.context.clock)
@@ -44,12 +44,12 @@ class Desk:
     async def __aexit__(self, *error):
         await self.tasks.__aexit__(*error)
 
-    def start(self, kind, **changes):
+    async def start(self, kind, **changes):
         order = Order(kind, **{"deadline_s": 20.0, **changes})
-        return self.control.start(order, asked_by=OTHER, reason="a test")
+        return await self.control.start(order, asked_by=OTHER, reason="a test")
 
     async def do(self, kind, **changes):
-        job = self.start(kind, **changes)
+        job = await self.start(kind, **changes)
         await asyncio.sleep(60)
         return job
 
@@ -58,7 +58,7 @@ class Desk:
 async def test_a_drain_goes_on_by_itself_and_shows_where_it_stands():
     expert = FakeExpert("front.0.0.0", drain_s=5)
     async with Desk(expert) as desk:
-        job = desk.start("drain")
+        job = await desk.start("drain")
         await asyncio.sleep(1)
         assert (job.is_over, job.progress()) == (False, "front.0.0.0 draining")
         await asyncio.sleep(5)
@@ -74,7 +74,7 @@ async def test_the_last_replica_of_a_stage_stays_unless_forced():
     async with Desk(expert, view=LONE) as desk:
         for kind, stage in (("drain", ""), ("reassign", "back")):
             with pytest.raises(Unsafe, match=r"front\.0\.0\.0 is the last .*(?s:.*)--force"):
-                desk.start(kind, stage=stage)
+                await desk.start(kind, stage=stage)
         assert expert.told == []
         assert (await desk.do("drain", is_forced=True)).exit_code == 0
 
@@ -87,7 +87,7 @@ async def test_all_replicas_of_a_stage_on_one_machine_are_as_good_as_one():
     async with Desk(FakeExpert("front.0.0.0"), FakeExpert("front.0.1.0"), view=view) as desk:
         for scope in ((), ("front.0.0.0", "front.0.1.0")):
             with pytest.raises(Unsafe):
-                desk.start("drain", scope=scope)
+                await desk.start("drain", scope=scope)
         assert (await desk.do("drain", scope=("front.0.0.0",))).exit_code == 0
 
 
@@ -98,7 +98,7 @@ async def test_only_the_experts_in_scope_are_touched():
         await desk.do("drain", scope=("front.0.1.0",))
         assert (first.told, len(second.told)) == ([], 1)
         with pytest.raises(OutOfScope, match=r"tail\.0\.0\.0 is not hosted here"):
-            desk.start("drain", scope=("tail.0.0.0",))
+            await desk.start("drain", scope=("tail.0.0.0",))
 
 
 @on_virtual_time
@@ -117,7 +117,7 @@ async def test_an_expert_moves_to_a_stage_that_exists():
     expert = FakeExpert("front.0.0.0")
     async with Desk(expert) as desk:
         with pytest.raises(NotFound, match="it has front, back"):
-            desk.start("reassign", stage="tail")
+            await desk.start("reassign", stage="tail")
         assert (await desk.do("reassign", stage="back")).exit_code == 0
         assert expert.told == [("reassign", "back", 20.0, "a test")]
 
@@ -126,7 +126,7 @@ async def test_an_expert_moves_to_a_stage_that_exists():
 async def test_of_several_experts_one_must_be_named_to_move():
     async with Desk(FakeExpert("front.0.0.0"), FakeExpert("front.0.1.0")) as desk:
         with pytest.raises(ControlError, match=r"move one of them: front\.0\.0\.0, front\.0\.1\.0"):
-            desk.start("reassign", stage="back")
+            await desk.start("reassign", stage="back")
         job = await desk.do("reassign", stage="back", scope=("front.0.0.0",))
         assert job.exit_code == 0
 
@@ -141,7 +141,7 @@ async def test_a_last_replica_may_be_told_to_move_where_it_is():
 async def test_a_daemon_without_experts_has_nothing_to_drain():
     async with Desk() as desk:
         with pytest.raises(NotFound, match="hosts no expert to drain"):
-            desk.start("drain")
+            await desk.start("drain")
 
 
 @on_virtual_time
@@ -183,3 +183,11 @@ def test_an_order_that_makes_no_sense_is_refused(change):
 def test_an_order_without_its_arguments_is_refused():
     with pytest.raises(TamperedDirective, match="lacks an argument"):
         Order.of(replace(DIRECTIVE, args={}))
+
+
+@on_virtual_time
+async def test_who_left_a_moment_ago_does_not_count_as_staying():
+    async with Desk(FakeExpert("front.0.0.0"), view=LONE) as desk:
+        desk.context.directory.view = SPARE  # what was known before it looks
+        with pytest.raises(Unsafe):
+            await desk.start("drain")

@@ -31,7 +31,7 @@ from distqatd.identity.operator import Operators
 from distqatd.wire.payload import Message
 from tests.support.contexts import World, kinds
 from tests.support.loops import on_virtual_time
-from tests.support.movable import FakeExpert
+from tests.support.movable import FakeExpert, see
 from tests.support.views import info, view_of
 
 BOSS, TARGET, EVE = "b" * 52, "t" * 52, "e" * 52
@@ -60,7 +60,7 @@ class Link:
 
     def _context(self, world, peer):
         context = world.context(peer, self.tasks)
-        context.directory.view = VIEW
+        see(context, VIEW)
         return context
 
     async def __aenter__(self):
@@ -227,7 +227,7 @@ async def test_the_owner_of_the_machine_has_the_last_word():
 @on_virtual_time
 async def test_the_safety_rule_of_the_target_reaches_the_operator():
     async with Link() as link:
-        link.target.directory.view = view_of(("front",), info(TARGET, "front.0.0.0"))
+        see(link.target, view_of(("front",), info(TARGET, "front.0.0.0")))
         with pytest.raises(Unsafe):
             await link.sender.send(Order("drain"), TARGET)
 

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from distqatd.base.errors import ConfigError
+from distqatd.config.control import ControlConfig
 from distqatd.config.load import load
 from distqatd.config.network import NetworkConfig
 from distqatd.daemon.arguments import parse
+from distqatd.daemon.stopping import STOP_MARGIN_S
 
 SYSTEMD = Path(__file__).parents[3] / "systemd"
 UNIT = SYSTEMD / "distqatd.service"
@@ -70,6 +72,11 @@ def test_every_variable_in_the_environment_file_is_a_configuration_value() -> No
     text = (SYSTEMD / "distqatd.env").read_text()
     found = dict(re.findall(r"^#?(DISTQAT_\w+)=(.*)$", text, re.MULTILINE))
     assert len(load(env=found).origins) == len(found) > 0
+
+
+def test_systemd_waits_for_a_drain_and_the_stop_after_it() -> None:
+    [timeout_s] = settings("TimeoutStopSec")
+    assert int(timeout_s) >= ControlConfig().stop_deadline + STOP_MARGIN_S
 
 
 def test_bad_arguments_and_bad_configuration_are_not_restarted() -> None:
