@@ -1,17 +1,19 @@
 """Data sets by name, and what a name that is none of them means: a path here, or one of the Hub."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
 from distqatd.data.cartpole import open_cartpole
 from distqatd.data.digits import open_digits
+from distqatd.data.hub import is_hub_name
 from distqatd.data.karate import open_karate
+from distqatd.data.local import find_path
 from distqatd.data.order import Split, held_out, whole
 from distqatd.data.source import Source
 from distqatd.data.spoken import open_spoken
-from distqatd.data.text import open_python_sources, open_text_file
+from distqatd.data.tables import open_rows
+from distqatd.data.text import open_python_sources
 
 SOURCES: dict[str, Callable[[DataConfig], Source]] = {
     "cartpole": open_cartpole,
@@ -55,9 +57,9 @@ def _open(config: DataConfig) -> Source:
         if config.streaming:
             raise ConfigError(f"data.streaming: {name} is no stream; leave it out")
         return SOURCES[name](config)
-    if not Path(name).expanduser().is_file():
+    if find_path(name) is None and not is_hub_name(name):
         raise ConfigError(
             f"data.dataset_name {name!r} is neither one of {', '.join(sorted(SOURCES))} nor a "
-            "file on this machine"
+            "file or folder on this machine nor the name of a Hugging Face data set"
         )
-    return open_text_file(config)
+    return open_rows(config)

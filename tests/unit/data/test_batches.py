@@ -108,8 +108,8 @@ def test_sample_inputs_have_the_shape_of_a_batch() -> None:
 
 
 def test_an_unknown_data_set_is_named_with_those_there_are() -> None:
-    with pytest.raises(ConfigError, match=r"'digit'.*digits, python_sources"):
-        open_dataset(DataConfig(dataset_name="digit"), seed=0, batch_size=5)
+    with pytest.raises(ConfigError, match=r"'digit!'.*digits, karate, python_sources, spoken"):
+        open_dataset(DataConfig(dataset_name="digit!"), seed=0, batch_size=5)
 
 
 def test_a_path_opens_a_local_file(tmp_path: Path) -> None:

@@ -129,4 +129,4 @@ def test_another_task_is_refused(opener, message: str) -> None:
 
 def test_tones_that_do_not_fit_the_sampling_rate_are_refused() -> None:
     with pytest.raises(ConfigError, match="8000"):
-        open_spoken(DataConfig(task_type="speech", sampling_rate=3000))
+        open_spoken(DataConfig(task_type="speech", sampling_rate=2900))

@@ -8,11 +8,15 @@ import torch
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
-from distqatd.data.text import ByteWindows, open_python_sources, open_text_file, read_files
+from distqatd.data.packing import TokenWindows
+from distqatd.data.text import open_python_sources, open_text_file, read_files
+from distqatd.data.tokens import byte_tokens
 
 
 def test_targets_are_inputs_shifted_by_one_byte() -> None:
-    (inputs,), (targets,) = ByteWindows(b"abcdefghij", 3).read(torch.tensor([0, 2]))
+    (inputs,), (targets,) = TokenWindows(byte_tokens(b"abcdefghij"), 3, 256).read(
+        torch.tensor([0, 2])
+    )
     assert [bytes(row) for row in inputs.tolist()] == [b"abc", b"ghi"]
     assert [bytes(row) for row in targets.tolist()] == [b"bcd", b"hij"]
     assert (inputs.dtype, targets.dtype) == (torch.int64, torch.int64)
@@ -20,7 +24,7 @@ def test_targets_are_inputs_shifted_by_one_byte() -> None:
 
 @pytest.mark.parametrize(("length", "windows"), [(0, 0), (1, 0), (3, 0), (4, 1), (6, 1), (7, 2)])
 def test_only_whole_windows_count(length: int, windows: int) -> None:
-    assert ByteWindows(bytes(length), 3).num_samples == windows
+    assert TokenWindows(byte_tokens(bytes(length)), 3, 256).num_samples == windows
 
 
 def test_no_more_is_opened_than_needed(tmp_path: Path) -> None:
