@@ -66,6 +66,7 @@ class Committed:
         bytes_sent: tensor bytes this member sent.
         seconds: from our call to the end.
         batches: all that the members have trained on since the anchor.
+        duplicated: how many of them more than one member had trained on.
     """
 
     mean: Tensor
@@ -77,6 +78,7 @@ class Committed:
     bytes_sent: int
     seconds: float
     batches: IntervalSet = NO_BATCHES
+    duplicated: int = 0
 
 
 def committed(plan: Plan, mean: Tensor, digest: str, bytes_sent: int, seconds: float) -> Committed:
@@ -91,6 +93,7 @@ def committed(plan: Plan, mean: Tensor, digest: str, bytes_sent: int, seconds: f
         bytes_sent,
         seconds,
         plan.batches,
+        plan.duplicated,
     )
 
 

@@ -45,6 +45,7 @@ class HostedExpert:
         session: the trainer's route it is part of now.
         newest: the highest session it has had, also if that is over: a lower one is refused.
         round_due: set when a round is.
+        num_duplicated: batches that its rounds found on more than one replica.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class HostedExpert:
         self.round_due = self._gate.round_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
+        self.num_duplicated = 0
         self._is_clean = True
 
     @property
@@ -99,7 +101,8 @@ class HostedExpert:
 
     def book(self) -> m.BookReply:
         """Return the batches that the expert has applied."""
-        return m.BookReply(self.expert.book, self.newest.fence, self.expert.outer_step)
+        expert = self.expert
+        return m.BookReply(expert.book, self.newest.fence, expert.outer_step, self.num_duplicated)
 
     async def open(self, call: m.OpenCall, trainer: str) -> m.Standing:
         """Join a trainer's route; a session with a lower id gives way.

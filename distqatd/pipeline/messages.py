@@ -264,11 +264,13 @@ class BookReply:
     Attributes:
         fence: the highest that a session here has had; 0 if there was none since it started.
         outer_step: of the anchor.
+        duplicated: batches that rounds of this expert found on more than one replica.
     """
 
     book: BatchBook
     fence: int
     outer_step: int
+    duplicated: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -277,6 +279,7 @@ class BookReply:
             "local": self.book.local.to_list(),
             "fence": self.fence,
             "outer_step": self.outer_step,
+            "duplicated": self.duplicated,
         }
 
     @classmethod
@@ -291,4 +294,5 @@ class BookReply:
             book = BatchBook(*(IntervalSet.read(ranges) for ranges in sets))
         except ValueError as error:
             raise RemoteProtocolError(f"an expert's book: {error}") from error
-        return cls(book, need(body, "fence", int), need(body, "outer_step", int))
+        counts = [need(body, name, int) for name in ("fence", "outer_step", "duplicated")]
+        return cls(book, *counts)

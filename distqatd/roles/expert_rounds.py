@@ -153,6 +153,7 @@ class ExpertRounds:
                 committed.mean, committed.outer_step, committed.int_buffers, committed.batches
             )
         )
+        self._hosted.num_duplicated += committed.duplicated
         return await self._check_digest(committed.members, digest)
 
     async def _after_abort(self, reason: str) -> None:

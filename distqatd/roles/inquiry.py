@@ -11,7 +11,6 @@ from distqatd.roles.context import Context
 from distqatd.swarm.ledger import Lease
 from distqatd.swarm.recovery import ExpertBook
 from distqatd.swarm.view import ExpertInfo, SwarmView
-from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
 ASK_S = 3.0
@@ -74,10 +73,8 @@ async def _ask_book(context: Context, expert: ExpertInfo) -> ExpertBook | None:
         context.events.emit("book.unread", degraded=True, uid=expert.uid, error=str(error))
         context.directory.mark_lost(expert.peer_id, str(error))
         return None
-    num_twice = need(reply.body, "duplicated", int) if "duplicated" in reply.body else 0
-    return ExpertBook(
-        expert.uid, expert.stage, read.book.anchor, read.book.local, read.fence, num_twice
-    )
+    anchor, local = read.book.anchor, read.book.local
+    return ExpertBook(expert.uid, expert.stage, anchor, local, read.fence, read.duplicated)
 
 
 def leases_of(report: calls.Report) -> list[Lease]:

@@ -115,12 +115,12 @@ class ClientWorld(World):
         self.board.put(r.trainers_key(RUN), peer, "idle", idle.pack())
         return self.trainers[peer]
 
-    def expert(self, peer, uid, *, anchor=(), local=(), fence=0, **fields):
+    def expert(self, peer, uid, *, anchor=(), local=(), fence=0, duplicated=0, **fields):
         """Add an expert, or let it say something new."""
         index = 0 if uid.startswith("front") else 1
         self.board.put(r.stage_key(RUN, index), peer, "0", record(uid, **fields).pack())
         book = BatchBook(IntervalSet.from_pairs(anchor), IntervalSet.from_pairs(local))
-        reply = BookReply(book, fence, 0)
+        reply = BookReply(book, fence, 0, duplicated)
 
         async def tell(_, __):
             return Message(reply.body())

@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from distqatd.base.errors import StaleTerm
+from distqatd.base.errors import RemoteProtocolError, StaleTerm
 from distqatd.roles import staffing
 from distqatd.roles.client_calls import Held
 from distqatd.swarm.ledger import TERM_BITS
@@ -400,3 +400,24 @@ async def test_a_client_goes_above_a_term_that_only_experts_remember():
             await world.look()
         assert world.clients["me"].duty.term == 6
         assert world.started == [(0, "t")]
+
+
+@on_virtual_time
+async def test_batches_that_rounds_found_twice_are_in_the_final_count():
+    async with client_world() as world:
+        await ready(world)
+        world.experts(outer_step=world.config.diloco.outer_steps, duplicated=3)
+        await world.look()
+        await asyncio.sleep(1)
+        await world.look()
+        assert (world.lease().is_finished, world.lease().duplicated) == (True, 3)
+
+
+@on_virtual_time
+async def test_a_peer_that_says_absurd_terms_moves_nobody():
+    async with client_world() as world:
+        trainer = await ready(world)
+        with pytest.raises(RemoteProtocolError):
+            await trainer.sync(term=1 << 40)
+        await world.look()
+        assert world.clients["me"].duty.term == 1
