@@ -103,6 +103,8 @@ def summary(result: Mapping[str, Any]) -> str:
     evaluation = result.get("eval") or {}
     accuracy = evaluation.get("accuracy")
     shown = "" if accuracy is None else f"accuracy {accuracy:.1%}, "
+    earned = evaluation.get("mean_return")
+    shown += "" if earned is None else f"mean return {earned:.0f}, "
     return (
         f"baseline  {shown}loss {text.loss_text(evaluation.get('loss'))} on the validation samples"
     )

@@ -112,6 +112,8 @@ def summary(report: LocalReport, log_dir: Path) -> str:
     if report.eval is not None:
         accuracy = report.eval.accuracy
         shown = "" if accuracy is None else f"accuracy {accuracy:.1%}, "
+        if report.eval.mean_return is not None:
+            shown += f"mean return {report.eval.mean_return:.0f}, "
         lines.append(f"  anchor    {shown}loss {report.eval.loss:.4f} on the validation samples")
     for stage in report.stages:
         word = "identical" if stage.replicas_identical else "DIFFERENT"

@@ -251,10 +251,14 @@ class Event(Reply):
 
 
 class Eval(Part):
-    """The anchor on the validation samples; `accuracy` is a share from 0 to 1."""
+    """The anchor on the validation samples.
+
+    `accuracy` is a share from 0 to 1; `mean_return` is what a policy earns in an episode.
+    """
 
     loss: float
     accuracy: float | None
+    mean_return: float | None = None
 
 
 class Batches(Part):

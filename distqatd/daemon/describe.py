@@ -31,7 +31,8 @@ def evaluation(lease: LeaseRecord | None) -> s.Eval | None:
     if lease is None or lease.eval_loss < 0:
         return None
     accuracy = lease.eval_accuracy if lease.eval_accuracy >= 0 else None
-    return s.Eval(loss=lease.eval_loss, accuracy=accuracy)
+    earned = lease.eval_return if lease.eval_return >= 0 else None
+    return s.Eval(loss=lease.eval_loss, accuracy=accuracy, mean_return=earned)
 
 
 def batches(lease: LeaseRecord | None) -> s.Batches:

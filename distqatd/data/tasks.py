@@ -112,14 +112,14 @@ class Denoising:
 class Improvement:
     """Prefer the actions that earn more: outputs[0] logits (B, A), targets[0] returns (B, A).
 
-    The loss is what the policy earns less, in expectation, than the mean of the actions: the
-    policy gradient with all actions of a state.
+    The loss is what the policy earns less, in expectation, than the best action would; its
+    gradient is the policy gradient with all actions of a state.
     [source: Sutton and Barto, Reinforcement Learning, 2nd edition, section 13.3, eq. 13.7]
     """
 
     def loss(self, outputs: Tensors, targets: Tensors) -> Tensor:
-        """Return minus the mean expected advantage over the actions' mean."""
-        return -_advantages(outputs, targets).mean()
+        """Return the mean expected regret."""
+        return _regrets(outputs, targets).mean()
 
     def metrics(self, outputs: Tensors, targets: Tensors) -> dict[str, float]:
         """Return sums `loss` and `correct` (the preferred action is a best one) of `count`."""
@@ -127,7 +127,7 @@ class Improvement:
             returns, choice = targets[0], outputs[0].argmax(1, keepdim=True)
             best = returns.gather(1, choice).squeeze(1) >= returns.amax(1)
             return {
-                "loss": -_advantages(outputs, targets).sum().item(),
+                "loss": _regrets(outputs, targets).sum().item(),
                 "correct": float(best.sum().item()),
                 "count": float(len(returns)),
             }
@@ -193,6 +193,6 @@ def _speech_task(outputs: Tensors) -> Task:
     return kinds[len(outputs)]()
 
 
-def _advantages(outputs: Tensors, targets: Tensors) -> Tensor:
+def _regrets(outputs: Tensors, targets: Tensors) -> Tensor:
     chances, returns = outputs[0].float().softmax(1), targets[0]
-    return (chances * (returns - returns.mean(1, keepdim=True))).sum(1)
+    return (chances * (returns.amax(1, keepdim=True) - returns)).sum(1)

@@ -47,7 +47,7 @@ class LossDesk:
     def _loss(
         self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], scale: float
     ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
-        leaves = tuple(output.requires_grad_() for output in outputs)
+        leaves = tuple(output.requires_grad_(output.is_floating_point()) for output in outputs)
         loss = self._task.loss(leaves, targets)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
         result = LossResult(loss.item(), self._task.metrics(leaves, targets))

@@ -27,6 +27,7 @@ from distqatd.config.load import load
 from distqatd.config.sections import Config, OuterOptimConfig
 from distqatd.data.batches import Batch, Dataset, open_dataset
 from distqatd.data.tasks import Task, task
+from distqatd.data.trial import Trial
 from distqatd.models.registry import check_pipeline
 from distqatd.models.units import Stage, Unit
 from distqatd.optim.digest import digest
@@ -110,7 +111,7 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
 
 @torch.no_grad()
 def evaluate(config: Config, model: Stage, dataset: Dataset) -> dict[str, float | None]:
-    """Return loss and accuracy on the validation samples."""
+    """Return loss and accuracy on the validation samples, and the mean return of a policy."""
     criterion = task(config.data.task_type)
     device = next(model.parameters()).device
     model.eval()
@@ -119,9 +120,21 @@ def evaluate(config: Config, model: Stage, dataset: Dataset) -> dict[str, float 
         moved = _to(batch, device)
         for name, value in criterion.metrics(model(*moved.inputs), moved.targets).items():
             sums[name] = sums.get(name, 0.0) + value
+    earned = _play(model, dataset.trial(), device)
     model.train()
     accuracy = sums["correct"] / sums["count"] if "correct" in sums else None
-    return {"loss": sums["loss"] / sums["count"], "accuracy": accuracy}
+    loss = sums["loss"] / sums["count"]
+    return {"loss": loss, "accuracy": accuracy, "mean_return": earned}
+
+
+def _play(model: Stage, trial: Trial | None, device: torch.device) -> float | None:
+    """Return what the model earns in an episode, where the data set has an environment."""
+    if trial is None:
+        return None
+    while (inputs := trial.inputs()) is not None:
+        trial.act(model(*(tensor.to(device) for tensor in inputs)))
+    sums = trial.sums()
+    return sums["return"] / sums["episodes"]
 
 
 def flat_state(model: Stage) -> Tensor:

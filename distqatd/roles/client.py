@@ -260,5 +260,6 @@ class ClientRole:
             finished_unix_s=end.finished_unix_s,
             eval_loss=end.eval_loss,
             eval_accuracy=end.eval_accuracy,
+            eval_return=end.eval_return,
         )
         context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)

@@ -35,6 +35,7 @@ class RunEnd:
         self.finished_unix_s = 0.0
         self.eval_loss = -1.0
         self.eval_accuracy = -1.0
+        self.eval_return = -1.0
         self._done_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -45,6 +46,7 @@ class RunEnd:
         if record is not None:
             self.finished_unix_s = record.finished_unix_s
             self.eval_loss, self.eval_accuracy = record.eval_loss, record.eval_accuracy
+            self.eval_return = record.eval_return
 
     def stop(self) -> None:
         """Leave the end of the run to another client."""
@@ -98,6 +100,7 @@ class RunEnd:
             "run.finished",
             loss=self.eval_loss,
             accuracy=self.eval_accuracy,
+            mean_return=self.eval_return,
             outer_steps=self._context.config.diloco.outer_steps,
         )
         self._context.directory.look_now()
@@ -116,14 +119,20 @@ class RunEnd:
                 trainer, calls.EVALUATE, message, timeout_s=EVALUATE_S
             )
             sums = need(reply.body, "sums", dict)
-            count = max(need(sums, "count", float), 1.0)
-            self.eval_loss = need(sums, "loss", float) / count
-            right = need(sums, "correct", float) if "correct" in sums else -count
-            self.eval_accuracy = right / count
+            self.eval_loss = need(sums, "loss", float) / max(need(sums, "count", float), 1.0)
+            self.eval_accuracy = _mean(sums, "correct", "count")
+            self.eval_return = _mean(sums, "return", "episodes")
         except DistqatError as error:
             self._context.events.emit("evaluation.failed", degraded=True, error=str(error))
             return False
         return True
+
+
+def _mean(sums: dict[str, object], name: str, count: str) -> float:
+    """Return the sum `name` over `count`, or -1 where the task has no such metric."""
+    if name not in sums:
+        return -1.0
+    return need(sums, name, float) / max(need(sums, count, float), 1.0)
 
 
 def _differ(view: SwarmView) -> bool:

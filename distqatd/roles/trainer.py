@@ -15,7 +15,7 @@ from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
 from distqatd.net.rpc import Caller
 from distqatd.pipeline.desk import LossDesk
-from distqatd.pipeline.evaluating import evaluate
+from distqatd.pipeline.evaluating import evaluate, play
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
@@ -93,6 +93,9 @@ class TrainerRole:
         batches = await self._executor.run(lambda: [*self._dataset.validation_batches()])
         timeout_s = self._context.config.model_pipeline.forward_timeout
         sums = await evaluate(self._context.rpc, route, batches, timeout_s)
+        trial = self._dataset.trial()
+        if trial is not None:
+            sums |= await play(self._context.rpc, route, trial, timeout_s)
         return Message({"sums": sums})
 
     # --- one job

@@ -182,6 +182,7 @@ class LeaseRecord(_Record):
     finished_unix_s: float
     eval_loss: float
     eval_accuracy: float
+    eval_return: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from distqatd.swarm.routes import route_body
 from distqatd.wire.payload import Message
 from tests.support.contexts import kinds
 from tests.support.loops import on_virtual_time
-from tests.support.trainers import TrainerWorld
+from tests.support.trainers import Episodes, TrainerWorld
 
 
 @on_virtual_time
@@ -147,3 +147,14 @@ async def test_the_anchors_are_evaluated_over_all_validation_batches():
         assert reply.body["sums"]["count"] == 16
         assert 0 <= reply.body["sums"]["correct"] <= 16
         assert reply.body["sums"]["loss"] == pytest.approx(16 * 1.4, rel=0.5)
+        assert "return" not in reply.body["sums"]
+
+
+@on_virtual_time
+async def test_the_anchors_of_a_policy_are_tried_in_its_environment():
+    async with TrainerWorld().running() as world:
+        world.data.episodes = Episodes()
+        reply = await world.ask(EVALUATE, route=route_body(world.pipeline.route))
+        assert reply.body["sums"]["count"] == 16
+        assert (reply.body["sums"]["return"], reply.body["sums"]["episodes"]) == (3, 2)
+        assert len(set(world.data.episodes.seen)) == 1
