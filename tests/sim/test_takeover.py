@@ -7,10 +7,11 @@ import pytest
 from tests.sim.registry import find
 from tests.sim.sim import SimFailure, run
 
+NAMES = ("client-dies", "client-restarts", "clients-cut-off", "monitor-restarts")
 NUM_SEEDS = max(5, int(os.environ.get("DISTQAT_SIM_SEEDS", "200")) // 40)
 
 
-@pytest.mark.parametrize("name", ["client-dies", "client-restarts", "clients-cut-off"])
+@pytest.mark.parametrize("name", NAMES)
 def test_the_run_goes_on_to_its_end_whatever_happens_to_clients(name: str) -> None:
     failures = []
     for seed in range(NUM_SEEDS):

@@ -127,3 +127,32 @@ async def clients_cut_off(sim: Sim) -> None:
         sim.check(client.ledger.lost() == 0, f"{client.ledger.lost()} batches lost")
         sim.check(book.most() <= 2, f"a batch applied too often: {book.applied.most_common(3)}")
         await swarm.stop()
+
+
+@scenario("monitor-restarts")
+async def monitor_restarts(sim: Sim) -> None:
+    """The only monitor dies and comes back: nobody waits for it, and it sees how the run ends."""
+    with watched() as book:
+        swarm = Swarm(sim, make_config(outer_steps=6))
+        swarm.add("client")
+        await asyncio.sleep(sim.rng.uniform(0.2, 0.6))
+        monitor = swarm.add("monitor")
+        for role in ("expert", "expert", "trainer"):
+            swarm.add(role)
+        await until_trained(swarm, sim.rng.randrange(0, 6))
+        swarm.hosts[monitor].crash()
+        await asyncio.sleep(sim.rng.uniform(0.0, 3.0))
+        swarm.hosts[monitor].restart()
+        await finish(swarm, book)
+        await sim.until(
+            lambda: any(x.is_finished for x in _seen_by(swarm, monitor)),
+            within_s=30,
+            what="the monitor sees that the run is over",
+        )
+        await swarm.stop()
+
+
+def _seen_by(swarm: Swarm, ip: str) -> list[object]:
+    """Return the lease records that a machine sees."""
+    context = swarm.nodes[ip].context
+    return [*context.directory.view.leases.values()] if context is not None else []
