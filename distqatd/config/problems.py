@@ -19,6 +19,7 @@ _ELSEWHERE: Mapping[str, str] = {
     "num_servers": "it is called compute.num_experts here",
     "refresh_period": "it is called telemetry.metrics_every here",
     "store_ip_addresses_path": "initial peers are written to logs/EXPERIMENT_PREFIX; remove it",
+    "wandb_entity": "W&B reads it from the environment variable WANDB_ENTITY; remove it",
     "wandb_run_id": "every daemon finds the run through the swarm; remove it",
 }
 """Keys of the original documents that mean something else, or nothing, here."""
