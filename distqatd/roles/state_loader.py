@@ -132,7 +132,7 @@ class StateLoader:
         context = self._context
         outer_step = -1 if self._is_empty(expert) else expert.outer_step
         stage = await context.directory.refresh_stage(slot.stage)
-        others = [e for e in stage.serving if e.peer_id != context.peer_id]
+        others = [e for e in stage.members if e.peer_id != context.peer_id]
         if others:
             return pick_replicas(outer_step, others)
         mirrors = await context.directory.mirrors()

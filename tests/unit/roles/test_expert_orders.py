@@ -315,3 +315,18 @@ async def test_a_drain_in_the_middle_of_a_move_wins():
         assert not moved[0].is_done
         assert world.roles["d"].state == r.DRAINED
         assert records_of(world, "d") == []
+
+
+@on_virtual_time
+async def test_a_last_replica_that_drains_hands_its_state_to_whoever_comes_meanwhile():
+    async with ExpertWorld("full") as world:
+        world.start("a")
+        await world.serving("a")
+        world.advance("a", times=2)
+        trainer_on(world, "a")
+        order(world, drain(world, "a", deadline_s=60.0))
+        await asyncio.sleep(1)
+        world.start("b")
+        assert await world.serving("b") == ["full.0.1.0"]
+        assert world.expert("b").outer_step == 2
+        assert world.expert("b").anchor_digest == world.expert("a").anchor_digest
