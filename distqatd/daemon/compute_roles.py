@@ -11,7 +11,7 @@ from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory
 from distqatd.compute.weights import Weights, check_weights
-from distqatd.config.sections import Config
+from distqatd.config.sections import Config, DataConfig
 from distqatd.daemon.seams import Seams
 from distqatd.data.batches import open_dataset
 from distqatd.data.catalog import SOURCES
@@ -114,20 +114,21 @@ def build_experts(context: Context, parts: ExpertParts) -> list[ExpertRole]:
     return experts
 
 
-def check_data_source(name: str, *, is_ours: bool) -> None:
-    """Check that a run may have us read this data set.
+def check_data_source(data: DataConfig, *, is_ours: bool) -> None:
+    """Check that a run may have us read or download what its data section names.
 
     A path that only the swarm names could be any file of this machine, whose contents would then
-    leave it as activations.
+    leave it as activations; and what is downloaded here is its owner's to decide.
 
     Raises:
-        ConfigError: it is a path, and it was not given on this machine.
+        ConfigError: it is no data set that comes with DistQat, and was not given on this machine.
     """
-    if name not in SOURCES and not is_ours:
+    named = [*({data.dataset_name} - set(SOURCES)), *filter(None, [data.tokenizer])]
+    if named and not is_ours:
         raise ConfigError(
-            f"this swarm's run trains on {name!r}, a path that was not given on this machine\n"
-            f"fix: if this machine may read it, say so: --set data.dataset_name={name}; or join "
-            "without the trainer role"
+            f"this swarm's run reads {' and '.join(map(repr, named))}, which was not given on this "
+            f"machine\nfix: if this machine may read or download it, say so: --set "
+            f"data.dataset_name={data.dataset_name}; or join without the trainer role"
         )
 
 
@@ -143,7 +144,7 @@ def build_trainer(context: Context, device: Device, *, knows_data: bool) -> Trai
         ConfigError: the data set cannot be opened, or may not be.
     """
     config = context.config
-    check_data_source(config.data.dataset_name, is_ours=knows_data)
+    check_data_source(config.data, is_ours=knows_data)
     criterion = task(config.data.task_type)
     dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
     desk = None

@@ -1,22 +1,29 @@
 import pytest
 
 from distqatd.base.errors import ConfigError
+from distqatd.config.sections import DataConfig
 from distqatd.daemon.compute_roles import build_trainer, check_data_source
 from distqatd.roles.trainer import TrainerRole
 from tests.support.contexts import World
 
 
-@pytest.mark.parametrize("name", ["/etc/hostname", "~/.ssh/id_ed25519", "data.txt"])
+@pytest.mark.parametrize("name", ["/etc/hostname", "~/.ssh/id_ed25519", "data.txt", "a/download"])
 def test_a_path_that_only_the_swarm_names_is_refused_with_the_fix(name):
     with pytest.raises(ConfigError, match="not given on this machine") as failure:
-        check_data_source(name, is_ours=False)
+        check_data_source(DataConfig(dataset_name=name), is_ours=False)
     assert f"--set data.dataset_name={name}" in str(failure.value)
 
 
 def test_a_path_that_was_given_here_and_a_known_name_are_accepted():
-    check_data_source("data.txt", is_ours=True)
-    check_data_source("digits", is_ours=False)
-    check_data_source("python_sources", is_ours=False)
+    check_data_source(DataConfig(dataset_name="data.txt"), is_ours=True)
+    check_data_source(DataConfig(dataset_name="digits"), is_ours=False)
+    check_data_source(DataConfig(dataset_name="python_sources"), is_ours=False)
+
+
+def test_a_tokenizer_is_a_path_too():
+    data = DataConfig(dataset_name="python_sources", tokenizer="/etc/hostname")
+    with pytest.raises(ConfigError, match=r"'/etc/hostname'.*not given on this"):
+        check_data_source(data, is_ours=False)
 
 
 def test_a_trainer_is_not_built_over_a_path_of_the_swarm(tmp_path):

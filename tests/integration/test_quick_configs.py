@@ -1,0 +1,56 @@
+"""Every quick configuration reaches its bar with a whole swarm: `distqatctl local --config X`."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ctl, processes_in
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+
+UNTRAINED_NOISE_LOSS = 1.0
+"""Mean squared error of a model that predicts no noise at all: the variance of the noise."""
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short path: unix sockets have at most 107 bytes."""
+    path = Path(tempfile.mkdtemp(prefix="dqi")).resolve()
+    yield path
+    for process in processes_in(path):
+        process.kill()
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def trained(folder: Path, config: str) -> dict[str, float | None]:
+    """Train with one pipeline and return the evaluation."""
+    done = ctl(
+        *("local", "--config", config, "--experts-per-stage", "1", "--json", "report.json"),
+        cwd=folder,
+        timeout_s=500,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads((folder / "report.json").read_text())
+    assert len(report["stages"]) >= 2
+    assert report["batches"]["lost"] == report["batches"]["duplicated"] == 0
+    return report["eval"]
+
+
+def test_spoken_tones_are_told_apart(folder: Path) -> None:
+    assert trained(folder, "spoken")["accuracy"] >= 0.9
+
+
+def test_the_loss_of_the_noise_in_digits_is_more_than_halved(folder: Path) -> None:
+    assert trained(folder, "diffusion_digits")["loss"] < UNTRAINED_NOISE_LOSS / 2
+
+
+def test_members_of_the_karate_club_are_told_apart(folder: Path) -> None:
+    assert trained(folder, "karate")["accuracy"] >= 0.9
+
+
+def test_a_pole_is_balanced(folder: Path) -> None:
+    assert trained(folder, "cartpole")["mean_return"] >= 200
