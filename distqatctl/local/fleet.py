@@ -123,3 +123,6 @@ class Fleet:
     def stop(self, hurry: Callable[[], bool]) -> None:
         """Stop all daemons; `hurry` turning true skips to SIGKILL."""
         stop_children([*self._children.values()], hurry=hurry)
+        for name, child in self._children.items():
+            if child.process.poll() == -signal.SIGKILL:
+                self.socket(name).unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from distqatd.config.layers import set_override
 from distqatd.daemon.arguments import parse
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *ROOT.glob("systemd/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("systemd/*.md")])
 DIAGRAMS = ("flowchart ", "sequenceDiagram", "stateDiagram-v2")
 
 
