@@ -24,7 +24,7 @@
     │   ├── StepAborted          the step was given up; replay it
     │   ├── NonFinite            NaN or infinity where a number was needed
     │   └── OutOfMemory          the device has no room
-    ├── SwarmError               the swarm as a whole cannot do it now
+    ├── SwarmError               the swarm as a whole cannot do it now (exit 3)
     │   ├── NoRoute              a stage has no serving expert
     │   ├── StaleTerm            the caller's term of the client's duty is over
     │   └── RoundAborted         an outer step did not commit
@@ -227,6 +227,7 @@ class SwarmError(DistqatError):
     """The swarm as a whole cannot do this now."""
 
     wire_code = "swarm"
+    exit_code = 3
     retryable = True
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from distqatd.base.errors import NetworkError, NotFound, error_for_code
 from distqatd.base.ids import PeerId, nickname
 from distqatd.base.reasons import Reason
-from distqatd.daemon.control import Control, Movable
+from distqatd.daemon.control import Control
 from distqatd.daemon.directives import Receiver, Sender
 from distqatd.daemon.jobs import Job, Jobs, Plan
+from distqatd.daemon.movable import Movable
 from distqatd.daemon.names import Named, find
 from distqatd.daemon.orders import REASSIGN, Order
 from distqatd.daemon.ping import Echo, ping, serve_ping

@@ -6,7 +6,6 @@ What must be refused is refused at once, before anything has changed; the rest i
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
 
 from distqatd.base.errors import (
     ControlError,
@@ -18,63 +17,17 @@ from distqatd.base.errors import (
 )
 from distqatd.base.ids import ExpertUid, PeerId, nickname
 from distqatd.daemon.jobs import Job, Jobs, Plan
+from distqatd.daemon.movable import Movable, Outcome
 from distqatd.daemon.orders import REASSIGN, RESUME, Order
 from distqatd.roles.context import Context
-from distqatd.swarm.placement import Slot
+from distqatd.swarm.records import DRAINING
 from distqatd.swarm.safety import may_leave
 from distqatd.swarm.view import SwarmView
 
+GUARD_S = 0.7
+"""After so long who leaves at the same moment is known, seconds; a drain takes at least 1.5 s."""
+
 BY_OWNER = "the owner of this machine asked for it"
-
-
-class Outcome(Protocol):
-    """How an expert's drain, resume or move ended."""
-
-    @property
-    def is_done(self) -> bool:
-        """Return whether it did what it was told."""
-        ...
-
-    @property
-    def reason(self) -> str:
-        """Return why it is so, with the values that mattered."""
-        ...
-
-    @property
-    def num_dropped(self) -> int:
-        """Return the samples that the deadline cost."""
-        ...
-
-    @property
-    def num_cut(self) -> int:
-        """Return the sessions of trainers that the deadline cut."""
-        ...
-
-
-class Movable(Protocol):
-    """What control needs of an expert's role."""
-
-    @property
-    def slot(self) -> Slot | None:
-        """Return its place in the swarm, if it has one."""
-        ...
-
-    @property
-    def state(self) -> str:
-        """Return what it does now: joining, serving, draining or drained."""
-        ...
-
-    async def drain(self, *, deadline_s: float, reason: str) -> Outcome:
-        """Leave the stage without losing work."""
-        ...
-
-    async def resume(self) -> Outcome:
-        """Serve again, or stay if the expert is about to leave."""
-        ...
-
-    async def reassign(self, stage: str, *, deadline_s: float, reason: str) -> Outcome:
-        """Drain, then serve another stage."""
-        ...
 
 
 class Control:
@@ -180,15 +133,42 @@ class Control:
 
         async def one(expert: Movable) -> None:
             uid = _uid(expert) or "the expert"
-            outcomes[uid] = await _act(order, expert, reason)
+            async with asyncio.TaskGroup() as guarded:
+                guard = guarded.create_task(self._guard(order, expert))
+                outcomes[uid] = await _act(order, expert, reason)
+                guard.cancel()
 
         try:
             async with asyncio.TaskGroup() as tasks:
                 for expert in experts:
                     tasks.create_task(one(expert))
         except* DistqatError as group:
-            raise group.exceptions[0] from None
+            raise _first(group) from None
         return _summary(outcomes)
+
+    async def _guard(self, order: Order, expert: Movable) -> None:
+        """Take a drain back if the stage's other replicas were told to leave at the same moment.
+
+        Each of them saw the others stay when it was asked; of those that leave the one with the
+        lowest peer id goes on, as with claims.
+        """
+        if order.kind == RESUME or order.is_forced or expert.slot is None:
+            return
+        slot, me = expert.slot, self._context.peer_id
+        await asyncio.sleep(GUARD_S)
+        view = await self._context.directory.refresh_experts()
+        stage = view.stage(slot.stage)
+        leaving = [e.peer_id for e in stage.members if not e.is_serving]
+        if expert.state == DRAINING and not stage.serving and min(leaving, default=me) < me:
+            self._context.note("drain", slot.uid, f"taken back: all of {slot.stage} would leave")
+            await expert.resume()
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first error out of the groups that task groups wrap around it."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 async def _leave(expert: Movable, deadline_s: float, reason: str) -> None:

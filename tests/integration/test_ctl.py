@@ -97,7 +97,7 @@ def test_an_error_of_the_daemon_arrives_with_its_exit_code(
 ) -> None:
     provider.run_reply = None
     failed = _ctl("run", "show", socket=socket)
-    assert failed.returncode == 1
+    assert failed.returncode == 3
     assert failed.stderr == "error: this daemon knows of no run yet; wait until it has joined\n"
 
 

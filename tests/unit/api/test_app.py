@@ -96,7 +96,7 @@ async def test_an_error_carries_its_code_its_message_and_the_exit_code(
     reply = await owner.get("/v1/run")
     assert reply.status_code == 503
     error = schema.ErrorReply.model_validate_json(reply.content)
-    assert (error.code, error.exit_code) == ("swarm", 1)
+    assert (error.code, error.exit_code) == ("swarm", 3)
     assert "no run yet" in error.message
 
 

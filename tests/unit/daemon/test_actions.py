@@ -82,7 +82,17 @@ async def answers(sim):
     found["ping"] = await boss.actions.ping(names[0], with_bandwidth=True)
     found["doctor"] = await boss.actions.doctor()
     found["jobs"] = await boss.actions.jobs()
+    leaver = swarm.hosts[experts[1]]
+    leaver.spawn(nodes[1].drain_and_stop("SIGTERM", 30.0), name="stop")
+    began_s = sim.now_s
+    await sim.until(lambda: nodes[1].is_leaving, within_s=1, what="it drains")
+    found["leaving"] = (await NodeProvider(nodes[1], None).status()).peer.state
+    await sim.until(nodes[1].stopping.is_set, within_s=60, what="it stops")
+    found["left"] = (sim.now_s - began_s, [event.kind for event in nodes[1].events.since()])
     await swarm.stop()
+    alone = make_node(sim.host(), ("expert", "client"), swarm.config, None)
+    await alone.drain_and_stop("SIGTERM", 30.0)
+    found["alone"] = alone.stopping.is_set()
     return found
 
 
@@ -131,3 +141,11 @@ def test_the_doctor_looks_at_everything_and_operations_are_remembered():
     names = {check.name for check in found()["doctor"].checks}
     assert {"python", "clock", "reachability", "disk", "operator"} <= names
     assert [job.kind for job in found()["jobs"].jobs] == ["drain", "reassign"]
+
+
+def test_a_signal_drains_and_then_stops_but_not_where_nobody_could_take_over():
+    assert found()["leaving"] == "draining"
+    seconds, events = found()["left"]
+    assert seconds < 30
+    assert events.index("expert.drained") < events.index("daemon.stopping")
+    assert found()["alone"]

@@ -5,7 +5,14 @@ from dataclasses import replace
 
 import pytest
 
-from distqatd.base.errors import ControlError, NotFound, OutOfScope, TamperedDirective, Unsafe
+from distqatd.base.errors import (
+    ControlError,
+    NotFound,
+    OutOfScope,
+    SwarmError,
+    TamperedDirective,
+    Unsafe,
+)
 from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
 from distqatd.daemon.control import Control
@@ -191,3 +198,42 @@ async def test_who_left_a_moment_ago_does_not_count_as_staying():
         desk.context.directory.view = SPARE  # what was known before it looks
         with pytest.raises(Unsafe):
             await desk.start("drain")
+
+
+@on_virtual_time
+@pytest.mark.parametrize(("other", "stays"), [("a" * 52, True), (OTHER, False)])
+async def test_of_two_last_replicas_that_leave_at_once_the_higher_id_stays(other, stays):
+    expert = FakeExpert("front.0.0.0", drain_s=5)
+    async with Desk(expert) as desk:
+        job = await desk.start("drain")
+        leaving = {"state": "draining"}
+        view = view_of(
+            STAGES, info(ME, "front.0.0.0", **leaving), info(other, "front.0.1.0", **leaving)
+        )
+        see(desk.context, view)
+        await asyncio.sleep(2)
+        assert (("resume",) in expert.told) == stays
+        await asyncio.sleep(10)
+        assert job.is_over
+
+
+@on_virtual_time
+async def test_a_forced_drain_is_not_taken_back():
+    expert = FakeExpert("front.0.0.0", drain_s=5)
+    async with Desk(expert) as desk:
+        job = await desk.start("drain", is_forced=True)
+        leaving = {"state": "draining"}
+        see(desk.context, view_of(STAGES, info(ME, "front.0.0.0", **leaving)))
+        await asyncio.sleep(10)
+        assert (job.is_over, len(expert.told)) == (True, 1)
+
+
+@on_virtual_time
+async def test_an_expert_that_cannot_move_says_why():
+    class Stuck(FakeExpert):
+        async def reassign(self, stage, *, deadline_s, reason):
+            raise SwarmError(f"{stage} has no free slot")
+
+    async with Desk(Stuck("front.0.0.0")) as desk:
+        job = await desk.do("reassign", stage="back")
+        assert (job.code, job.message) == ("swarm", "back has no free slot")
