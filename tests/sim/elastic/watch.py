@@ -17,6 +17,7 @@ from distqatd.averaging.averager import Averager
 from distqatd.compute.expert import Expert
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.runner import RouteRunner
+from distqatd.roles.directory import Directory
 from tests.sim.loop import LIFE, Life
 
 Batches = Counter[int]
@@ -133,6 +134,16 @@ class Watch:
         """Note what a contribution holds."""
         self._contributed[id(contribution)] = (contribution, Counter(self.copy(expert).local))
 
+    def saw(self, view: Any) -> None:
+        """Check that a view does not take what a former life published for the present one."""
+        for expert in (each for stage in view.stages for each in stage.experts):
+            peer = view.peers.get(expert.peer_id)
+            if peer is not None and expert.record.boot_epoch < peer.boot_epoch:
+                self.wrong.append(
+                    f"{expert.uid} of boot epoch {expert.record.boot_epoch} is believed, though"
+                    f" its machine is at {peer.boot_epoch}"
+                )
+
     # --- what rounds do
 
     def brings(self, uid: str, contribution: Any) -> None:
@@ -168,6 +179,7 @@ def watching() -> Iterator[Watch]:
     """Watch all experts of this process."""
     watch = Watch()
     settle, round_, step = HostedExpert.apply, Averager.round, RouteRunner.step
+    refresh = Directory.refresh
 
     async def watched_settle(self, session, decided):
         watch._asked[id(self.expert)] = decided.batch
@@ -178,6 +190,11 @@ def watching() -> Iterator[Watch]:
         committed = await round_(self, uid, contribution)
         watch.agreed(uid, committed)
         return committed
+
+    async def watched_refresh(self):
+        view = await refresh(self)
+        watch.saw(view)
+        return view
 
     async def watched_step(self, batch, number):
         result = await step(self, batch, number)
@@ -223,13 +240,14 @@ def watching() -> Iterator[Watch]:
     replaced = (forward, loss_backward, apply, contribution, commit_outer, load, catch_up)
     plain = {method.__name__: getattr(Expert, method.__name__) for method in replaced}
     HostedExpert.apply, Averager.round = watched_settle, watched_round
-    RouteRunner.step = watched_step
+    RouteRunner.step, Directory.refresh = watched_step, watched_refresh
     for method in replaced:
         setattr(Expert, method.__name__, method)
     try:
         yield watch
     finally:
         HostedExpert.apply, Averager.round, RouteRunner.step = settle, round_, step
+        Directory.refresh = refresh
         for name, method in plain.items():
             setattr(Expert, name, method)
 
