@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import Daemon, ctl, processes_in, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
 OUTER = 6
 RUN = (

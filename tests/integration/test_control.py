@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.processes import Daemon, ctl, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
 LONG_RUN = """
 experiment_prefix: control

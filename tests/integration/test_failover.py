@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.real_swarm import ENDLESS, RealSwarm, Size, real_swarm
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIG = ("--config", "digits", "--set", "diloco.inner_steps=10", *ENDLESS)
 SIZE = Size(experts=5, pipelines=2, trainers=2, clients=2)

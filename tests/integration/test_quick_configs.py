@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.processes import ctl, processes_in
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
 UNTRAINED_NOISE_LOSS = 1.0
 """Mean squared error of a model that predicts no noise at all: the variance of the noise."""

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.processes import Daemon, processes_in, wait_for
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
 CONFIG = (
     *("--config", "digits"),

@@ -19,6 +19,8 @@ from tests.sim.elastic.draw import draw
 from tests.sim.registry import find
 from tests.sim.sim import SimFailure, run
 
+pytestmark = pytest.mark.long
+
 Patch = pytest.MonkeyPatch
 
 
