@@ -14,6 +14,7 @@ from distqatctl import control_tables
 from distqatctl.cells import console
 from distqatctl.client import Client
 from distqatctl.errors import DEADLINE_PASSED, INTERRUPTED, USAGE, CommandFailed
+from distqatctl.local.interrupts import Interrupts
 from distqatctl.options import JsonOption, SocketOption, open_client
 from distqatctl.text import clean
 from distqatd.api import control_schema as c
@@ -176,8 +177,11 @@ def _watched(client: Client, job: c.Job) -> c.Job:
     out = Console(stderr=True, highlight=False, markup=False, emoji=False)
     until = time.monotonic() + job.deadline_s + PATIENCE_S  # noqa: TID251  no loop to ask
     shown = ""
-    with out.status(job.what) as status:
+    with Interrupts() as interrupts, out.status(job.what) as status:
+        interrupts.on_signal = _interrupt
         while job.state == "running":
+            if interrupts.count:  # raised where it was swallowed, in a destructor for example
+                _interrupt()
             line = f"{clean(job.what)}: {clean(job.progress)}"
             if line != shown and out.is_terminal:
                 status.update(line)
@@ -193,3 +197,7 @@ def _watched(client: Client, job: c.Job) -> c.Job:
             time.sleep(POLL_S)
             job = client.get(c.Job, f"/v1/jobs/{job.number}")
     return job
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
