@@ -1,4 +1,4 @@
-"""The data section."""
+"""What a run trains on: where the data is, how it is read, and what is normalised."""
 
 from typing import Literal, Self
 
