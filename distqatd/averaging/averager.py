@@ -10,7 +10,7 @@ from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord, Verdicts
 from distqatd.averaging.round import Waiting
-from distqatd.averaging.seat import OnOpen, Roster, Seat
+from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
 from distqatd.averaging.service import RoundService
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.clock import Clock
@@ -75,7 +75,12 @@ class Averager:
         await self._service.run()
 
     def attach(
-        self, uid: ExpertUid, stage: str, roster: Roster, on_open: OnOpen | None = None
+        self,
+        uid: ExpertUid,
+        stage: str,
+        roster: Roster,
+        on_open: OnOpen | None = None,
+        refresh: Refresh | None = None,
     ) -> None:
         """Let an expert take part in outer steps; call it when it serves.
 
@@ -85,8 +90,9 @@ class Averager:
             roster: returns the serving experts of the stage, this one with its current outer
                 step and anchor digest included. Called often: it must be cheap.
             on_open: told when others wait for this expert.
+            refresh: brings the roster up to date before a round that this expert leads closes.
         """
-        self._service.seats[uid] = Seat(uid, stage, roster, on_open)
+        self._service.seats[uid] = Seat(uid, stage, roster, on_open, refresh)
 
     def detach(self, uid: ExpertUid) -> None:
         """Forget an expert; rounds that it leads abort."""

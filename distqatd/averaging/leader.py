@@ -1,7 +1,7 @@
 """The leader's side of a round on a loop: it moves messages, `LeaderRound` decides."""
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from distqatd.averaging.messages import (
@@ -14,6 +14,7 @@ from distqatd.averaging.messages import (
     Ready,
     Vote,
 )
+from distqatd.averaging.roster import Member
 from distqatd.averaging.round import LeaderRound, Phase, Waiting
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import wait_until
@@ -33,6 +34,7 @@ class Leader:
         uid: ExpertUid,
         round_: LeaderRound,
         on_newer: Callable[[ExpertUid, int], None],
+        look: Callable[[], Awaitable[Sequence[Member]]],
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -41,11 +43,13 @@ class Leader:
             uid: the expert that leads.
             round_: the state machine.
             on_newer: told of a member that has this outer step behind it, and where it is.
+            look: reads anew who serves the stage; may raise DistqatError.
         """
         self.uid = uid
         self.round = round_
         self._tools = tools
         self._on_newer = on_newer
+        self._look = look
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -95,7 +99,22 @@ class Leader:
         """Describe the open round."""
         return self.round.waiting(now())
 
+    async def _enroll(self) -> None:
+        """Count in whoever serves by now.
+
+        What we knew may be seconds old, and a round that closes without a replica which has
+        trained leaves that one behind. If nobody can say, the round goes on with whom we know.
+        """
+        try:
+            async with asyncio.timeout(self._tools.margin_s):
+                self.round.enroll(await self._look())
+        except (DistqatError, TimeoutError) as error:
+            self._tools.events.emit(
+                "round.roster_old", degraded=True, expert=self.uid, error=str(error)
+            )
+
     async def _gather(self) -> None:
+        await self._enroll()
         async with asyncio.TaskGroup() as tasks:
             calls = [
                 tasks.create_task(self._open(uid, peer), name=f"averaging.open.{uid}")

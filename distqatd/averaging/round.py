@@ -131,6 +131,11 @@ class LeaderRound:
             left_s,
         )
 
+    def enroll(self, members: Sequence[Member]) -> None:
+        """Count members in that were not known when the round was opened."""
+        for member in members:
+            self._roster.setdefault(member.uid, member.peer_id)
+
     def ready(self, entry: Ready, peer_id: PeerId, now: float) -> None:
         """Take a member in; a second READY of the same member replaces its first.
 

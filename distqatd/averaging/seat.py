@@ -1,7 +1,7 @@
 """An expert's place in averaging on its own daemon: what it is in, and how others compare to it."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from distqatd.averaging.leader import Leader
@@ -20,6 +20,9 @@ OnOpen = Callable[[ExpertUid, int, float], None]
 The outer step is the one that the round is to make.
 """
 
+Refresh = Callable[[], Awaitable[object]]
+"""Has `Roster` know the stage as the swarm's records say now; may raise DistqatError."""
+
 MAX_ROUNDS_LED = 4
 """Rounds one expert leads at a time; more mean that peers disagree wildly about the state."""
 
@@ -33,6 +36,7 @@ class Seat:
         stage: name of its stage.
         roster: who else serves the stage.
         on_open: see OnOpen.
+        refresh: see Refresh; None where the roster is always as new as it can be.
         active: the round it takes part in now.
         leading: rounds it leads, by round id.
         finished: outer step of the last anchor that a committed round has left behind.
@@ -46,6 +50,7 @@ class Seat:
     stage: str
     roster: Roster
     on_open: OnOpen | None = None
+    refresh: Refresh | None = None
     active: MemberRound | None = None
     leading: dict[str, Leader] = field(default_factory=dict)
     finished: int = -1
@@ -61,6 +66,12 @@ class Seat:
             return None
         same = (held.outer_step, held.anchor_digest) == (outer_step, anchor_digest)
         return held if same else None
+
+    async def look(self) -> tuple[Member, ...]:
+        """Return the roster, read anew."""
+        if self.refresh is not None:
+            await self.refresh()
+        return self.roster()
 
     def hear(self, uid: ExpertUid, outer_step: int, now: float) -> None:
         """Note the outer step that a member says it has reached."""

@@ -111,6 +111,7 @@ class RoundService:
             seat.uid,
             LeaderRound(round_id, first, seat.roster(), terms, now()),
             lambda uid, step: seat.hear(uid, step, now()),
+            seat.look,
         )
         seat.leading[round_id] = led
         self._tools.events.emit(

@@ -187,7 +187,9 @@ class Life:
         parts.host.attach(self.hosted)
         expert = self.hosted.expert
         parts.donors.attach(uid, expert.snapshot, expert.keep_inner_state)
-        parts.averager.attach(uid, self.slot.stage, self.rounds.roster, self.rounds.opened)
+        parts.averager.attach(
+            uid, self.slot.stage, self.rounds.roster, self.rounds.opened, self.rounds.refresh
+        )
         self.publish()
         outer_step = self.hosted.expert.outer_step
         self._context.events.emit("expert.serving", uid=uid, outer_step=outer_step)

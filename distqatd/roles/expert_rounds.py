@@ -81,6 +81,10 @@ class ExpertRounds:
         )
         return (own, *others)
 
+    async def refresh(self) -> None:
+        """Read anew who serves our stage."""
+        await self._context.directory.refresh_stage(self._slot.stage)
+
     def look(self, stage: StageView) -> None:
         """Have a round begin if the stage shows that we were left behind or outvoted."""
         outer_step = self._hosted.expert.outer_step
@@ -141,13 +145,13 @@ class ExpertRounds:
         expert, slot = self._hosted.expert, self._slot
         stage = await self._context.directory.refresh_stage(slot.stage)
         if holders := self._outvoted_by(stage):
-            self._tell_dropped("most replicas hold another anchor")
             return await self._loader.resync(expert, holders)
         contribution = await self._executor.run(expert.contribution)
         try:
             committed = await self._averager.round(slot.uid, contribution)
-        except RoundAborted as error:
-            return await self._after_abort(str(error))
+        except RoundAborted:
+            # The stage may have gone on without us.
+            return await self._loader.load(expert, slot)
         digest = await self._executor.run(
             lambda: expert.commit_outer(
                 committed.mean, committed.outer_step, committed.int_buffers, committed.batches
@@ -155,22 +159,6 @@ class ExpertRounds:
         )
         self._hosted.num_duplicated += committed.duplicated
         return await self._check_digest(committed.members, digest)
-
-    async def _after_abort(self, reason: str) -> None:
-        """Load the stage's state if it has gone on without us."""
-        expert = self._hosted.expert
-        num_samples, outer_step = expert.samples_since_anchor, expert.outer_step
-        await self._loader.load(expert, self._slot)
-        if expert.outer_step > outer_step and num_samples:
-            self._tell_dropped(f"left behind: {reason}", num_samples)
-
-    def _tell_dropped(self, reason: str, num_samples: int | None = None) -> None:
-        expert = self._hosted.expert
-        num = expert.samples_since_anchor if num_samples is None else num_samples
-        if num:
-            self._context.events.emit(
-                "expert.samples_dropped", degraded=True, uid=expert.uid, samples=num, reason=reason
-            )
 
     async def _check_digest(self, members: tuple[ExpertUid, ...], digest: str) -> None:
         """Compare the new anchor with the other members'; re-sync if the majority has another."""

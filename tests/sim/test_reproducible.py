@@ -11,12 +11,6 @@ from tests.sim.registry import find, scenarios
 from tests.sim.scenarios.counter import counter, forgetful_counter
 from tests.sim.sim import Sim, SimFailure, assert_reproducible, run
 
-OPEN_BUGS = {
-    "drains-with-spares": "seed 2: a round leaves a drained expert behind, which drops its samples",
-    "reassigns": "seed 2: the same, an expert that moves",
-}
-"""Scenarios with a seed that fails, and why; strict, so that whoever mends it takes it out."""
-
 FORGETFUL = "tests.sim.scenarios.counter:forgetful_counter"
 
 
@@ -33,16 +27,7 @@ def test_a_scenario_that_draws_from_outside_is_found_out() -> None:
         assert_reproducible(leaky, 1)
 
 
-def _with_open_bugs() -> list[object]:
-    return [
-        pytest.param(name, marks=pytest.mark.xfail(reason=OPEN_BUGS[name], raises=SimFailure))
-        if name in OPEN_BUGS
-        else name
-        for name in scenarios()
-    ]
-
-
-@pytest.mark.parametrize("name", _with_open_bugs())
+@pytest.mark.parametrize("name", scenarios())
 def test_every_registered_scenario_holds_for_its_first_seeds_and_is_reproducible(name: str) -> None:
     scenario = find(name)
     assert_reproducible(scenario, 0)

@@ -71,7 +71,7 @@ class Drains:
             f"{event.kind} {dict(event.fields)}"
             for node in self.swarm.nodes.values()
             for event in node.events.since()
-            if event.kind in ("step.aborted", "expert.samples_dropped", "trainer.lost")
+            if event.kind in ("step.aborted", "expert.work_dropped", "trainer.lost")
         ]
         self.sim.check(not told, f"{len(told)} of: {'; '.join(told[:3])}")
         ledger = self.swarm.client.ledger

@@ -108,3 +108,23 @@ def test_a_member_goes_on_to_the_next_leader_if_it_was_sent_to_a_dead_one():
             assert len({o.digest for o in outcomes if isinstance(o, Committed)}) == 1
 
     on_virtual_time(scenario())
+
+
+def test_a_leader_that_does_not_know_a_replica_yet_reads_who_serves_before_it_closes():
+    async def scenario():
+        async with Swarm(3) as swarm:
+            first, second, third = swarm.order()
+            known = [second]
+
+            def roster():
+                return tuple(Member(r.uid, r.rpc.peer_id, 0, r.anchor) for r in (first, *known))
+
+            async def refresh():
+                await asyncio.sleep(0.05)
+                known.append(third)
+
+            first.averager.attach(first.uid, STAGE, roster, first.on_open, refresh)
+            met, _ = await meet(swarm, {first.uid: 0.0, second.uid: 0.0, third.uid: 0.5})
+            assert met == 3
+
+    on_virtual_time(scenario())
