@@ -15,11 +15,13 @@ from distqatd.compute.carrying import Carried, carry
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
 from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
+from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.models.units import Stage
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
-from distqatd.optim.outer import OuterOptimizer, pseudo_gradient
+from distqatd.optim.inner import clip
+from distqatd.optim.outer import OuterOptimizer, pseudo_gradient, state_names
 
 KEEP_INNER_S = 600.0
 """How long inner state goes into snapshots after somebody wanted it."""
@@ -51,6 +53,7 @@ class AnchoredStage:
         inner: InnerOptimConfig,
         outer: OuterOptimConfig,
         timer: Callable[[], float],
+        schedule: RunSchedule,
     ) -> None:
         """Make the state of `stage` the anchor of outer step 0.
 
@@ -62,6 +65,9 @@ class AnchoredStage:
         self.inner = InnerOptimizer(stage.parameters(), inner)
         self._stage = stage
         self._outer = OuterOptimizer(outer, self.layout.num_params)
+        self._outer_names = state_names(outer)
+        self._schedule = schedule
+        self._max_grad_norm = inner.max_grad_norm
         self._timer = timer
         self._inner_wanted_until = -math.inf
         self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, inner_step=0)
@@ -69,6 +75,15 @@ class AnchoredStage:
     def keep_inner_state(self) -> None:
         """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
         self._inner_wanted_until = self._timer() + KEEP_INNER_S
+
+    def inner_update(self, grad_norm: float, steps_since_anchor: int) -> None:
+        """Update the stage from its gradients, clipped, at the learning rate of this moment."""
+        if self._max_grad_norm is not None:
+            params = self._stage.parameters()
+            grads = [param.grad for param in params if param.grad is not None]
+            clip(grads, grad_norm, self._max_grad_norm)
+        outer_step = self.snapshot.outer_step
+        self.inner.step(self._schedule.lr_factor(outer_step, steps_since_anchor))
 
     def difference(self) -> Tensor:
         """Return anchor - parameters, and the buffers, as `FlatLayout.to_exchange` lays them out.
@@ -109,7 +124,11 @@ class AnchoredStage:
         num_params = self.layout.num_params
         anchor = self.layout.from_exchange(mean)
         old_anchor = self.snapshot.tensors["anchor"]
-        anchor[:num_params] = self._outer.step(old_anchor[:num_params], anchor[:num_params])
+        rule = self._schedule.outer_rule(outer_step - 1)
+        count = outer_step - self._schedule.num_warm_start
+        anchor[:num_params] = self._outer.step(
+            old_anchor[:num_params], anchor[:num_params], rule, count
+        )
         self.layout.scatter(self._stage, anchor)
         self.layout.scatter_ints(self._stage, int_buffers)
         self.snapshot = self._made(anchor, outer_step, batches, inner_step)
@@ -120,7 +139,7 @@ class AnchoredStage:
         Raises:
             CheckpointError: it does not, or it is not what its digest says.
         """
-        check_snapshot(snapshot, self.layout)
+        check_snapshot(snapshot, self.layout, self._outer_names)
         batches, inner_step = read_batches(snapshot), read_inner_step(snapshot)
         return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step)
 

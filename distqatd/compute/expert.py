@@ -30,7 +30,8 @@ from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
 from distqatd.compute.stash import Tensors
 from distqatd.compute.tally import Counted, Tally
-from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
+from distqatd.config.schedules import RunSchedule
+from distqatd.config.sections import DilocoConfig, InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
 from distqatd.models.units import Stage
 
@@ -51,6 +52,7 @@ class Expert(Counted):
         seed: int = 0,
         is_first: bool = False,
         timer: Callable[[], float] = time.perf_counter,
+        schedule: RunSchedule | None = None,
     ) -> None:
         """Take over `stage`, move it to `device` and make its state the anchor of outer step 0.
 
@@ -66,6 +68,7 @@ class Expert(Counted):
             seed: of the run; dropout draws from (seed, stage name, request's rng_seed).
             is_first: the stage takes the data itself, whose gradient nobody wants.
             timer: seconds for `samples_per_s`; the simulator gives virtual time.
+            schedule: of the run; None: that of a run with these optimizers and nothing else set.
 
         Raises:
             ConfigError: the stage has no trainable parameters.
@@ -73,7 +76,8 @@ class Expert(Counted):
         self.uid = uid
         self.device = torch.device(device)
         self.stage = stage.to(self.device).train()
-        self._anchored = AnchoredStage(stage, inner, outer, timer)
+        schedule = schedule or RunSchedule(DilocoConfig(inner_optim=inner, outer_optim=outer))
+        self._anchored = AnchoredStage(stage, inner, outer, timer, schedule)
         self.layout = self._anchored.layout
         self.layout_digest = self._anchored.layout_digest
         self._task = task
@@ -186,7 +190,7 @@ class Expert(Counted):
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        self._anchored.inner.step()
+        self._anchored.inner_update(norm, self.steps_since_anchor)
         drop_grads(self._params)
         self._passes.close()
         self._tally.worked(self._timer() - began)

@@ -79,8 +79,9 @@ class Snapshot:
         outer_step: number of outer steps committed; 0 is the seeded initial state.
         anchor_digest: `optim.digest.digest` of the anchor.
         layout_digest: `FlatLayout.digest` of the stage.
-        tensors: `anchor` (N) and `momentum` (P), float32, CPU. With inner state also what the
-            inner optimizer held at that moment: `inner.<slot>`, see `compute.inner_state`.
+        tensors: `anchor` (N) and `momentum` (P), float32, CPU; `second_moment` (P) if the outer
+            optimizer is adam. With inner state also what the inner optimizer held at that moment:
+            `inner.<slot>`, see `compute.inner_state`.
         meta: plain values: `int_buffers`, a dict of int by name; `batches`, those inside the
             anchor, as `IntervalSet.to_list` writes them. With inner state also `inner_step`, the
             steps this replica had applied, and `inner`, which parameters have inner state.

@@ -1,5 +1,6 @@
 """Reading what a snapshot, perhaps from a peer or a disk, says about itself."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from distqatd.base.errors import CheckpointError
@@ -9,8 +10,13 @@ from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 
 
-def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
+def check_snapshot(snapshot: Snapshot, layout: FlatLayout, outer: Iterable[str]) -> None:
     """Check that a snapshot, perhaps from a peer or a disk, is one of the stage with `layout`.
+
+    Args:
+        snapshot: what is checked.
+        layout: of the stage.
+        outer: names of the outer optimizer's state tensors.
 
     Raises:
         CheckpointError: it is of another stage, incomplete, or not what its digest says.
@@ -21,7 +27,7 @@ def check_snapshot(snapshot: Snapshot, layout: FlatLayout) -> None:
             f"the snapshot is of a stage with layout {snapshot.layout_digest[:12]}, "
             f"this one has {wanted[:12]}; model options differ"
         )
-    sizes = {"anchor": layout.num_elements, "momentum": layout.num_params}
+    sizes = {"anchor": layout.num_elements, **dict.fromkeys(outer, layout.num_params)}
     for name, num in sizes.items():
         tensor = snapshot.tensors.get(name)
         if tensor is None or tensor.shape != (num,):

@@ -1,17 +1,20 @@
 """How a run trains: inner and outer steps."""
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from distqatd.config.section import Float, PositiveFloat, Section, Share
 
 
 class InnerOptimConfig(Section):
-    """The optimizer of inner steps. Run-wide."""
+    """The optimizer of inner steps and its learning rate over the run. Run-wide."""
 
-    type: Literal["sgd", "adam", "adamw"] = Field(
-        "adamw", description="which optimizer; only its own settings are used"
+    type: str = Field(
+        "adamw",
+        pattern=r"^[A-Za-z][A-Za-z0-9]{0,31}$",
+        description="sgd, adam, adamw, or the name of a class of torch.optim, such as RMSprop; "
+        "only its own settings are used",
     )
     sgd_lr: Float = Field(0.1, gt=0, description="learning rate of sgd")
     sgd_momentum: Float = Field(0.0, ge=0, lt=1, description="momentum of sgd")
@@ -23,15 +26,66 @@ class InnerOptimConfig(Section):
         (0.9, 0.999), description="decay of the two moments of adam and adamw"
     )
     adam_eps: Float = Field(1e-8, gt=0, description="term that keeps adam from dividing by zero")
+    kwargs: dict[str, Any] = Field(
+        {}, description="arguments of the class, such as lr; for sgd and adam those not named above"
+    )
+    decay_matrices_only: bool = Field(
+        default=False,
+        description="no weight decay for parameters of one dimension: biases, norms",
+    )
+    max_grad_norm: PositiveFloat | None = Field(
+        None, description="gradients of a stage are scaled down to this norm; null: never"
+    )
+    lr_schedule: Literal["constant", "cosine", "wsd"] = Field(
+        "constant",
+        description="learning rate over the run's inner steps; wsd: stable, then a linear decay",
+    )
+    warmup_steps: int = Field(0, ge=0, description="inner steps in which the rate rises from 0")
+    decay_steps: int | None = Field(
+        None, ge=1, description="last inner steps in which wsd decays; null: a tenth of the run"
+    )
+    min_lr_ratio: Float = Field(
+        0.1, ge=0, le=1, description="share of the rate that cosine and wsd end with"
+    )
 
 
 class OuterOptimConfig(Section):
     """The optimizer of outer steps [source: DiLoCo, arXiv:2311.08105]. Run-wide."""
 
-    type: Literal["sgd"] = Field("sgd", description="which optimizer")
+    type: Literal["sgd", "adam"] = Field(
+        "sgd", description="which optimizer; only its own settings are used"
+    )
     sgd_lr: Float = Field(0.7, gt=0, description="learning rate of outer steps")
-    sgd_momentum: Float = Field(0.9, ge=0, lt=1, description="momentum over outer steps")
+    sgd_momentum: Share | None = Field(
+        None,
+        description="momentum over outer steps; null: 0.9 from 50 inner steps on, less for "
+        "shorter rounds: 1 - 5 / inner steps",
+    )
     sgd_nesterov: bool = Field(default=True, description="Nesterov momentum")
+    adam_lr: Float = Field(0.01, gt=0, description="learning rate of adam")
+    adam_betas: tuple[Share, Share] = Field(
+        (0.9, 0.99), description="decay of the two moments of adam"
+    )
+    adam_eps: Float = Field(1e-4, gt=0, description="term that keeps adam from dividing by zero")
+
+
+class WarmStartConfig(Section):
+    """Short rounds without momentum at the start of a run. Run-wide."""
+
+    length: int = Field(0, ge=0, description="outer steps of the warm start; 0: none")
+    round_steps: int = Field(1, ge=1, description="inner steps between these outer steps")
+    lr: Float = Field(
+        1.0,
+        gt=0,
+        description="of these outer steps; 1 is the average. With adam in inner steps the square "
+        "root of the number of replicas comes nearer to data-parallel training: each divides by "
+        "the size of its own gradient, in which the noise is not averaged out",
+    )
+    ramp: int = Field(
+        0,
+        ge=0,
+        description="outer steps after them in which the inner steps grow to the usual number",
+    )
 
 
 class DilocoConfig(Section):
@@ -39,12 +93,16 @@ class DilocoConfig(Section):
 
     inner_optim: InnerOptimConfig = InnerOptimConfig()
     outer_optim: OuterOptimConfig = OuterOptimConfig()
+    warm_start: WarmStartConfig = WarmStartConfig()
     inner_steps: int = Field(50, ge=1, description="inner steps between outer steps")
     outer_steps: int = Field(10, ge=1, description="outer steps in the run")
     batch_size_per_step: int = Field(
         64, ge=1, description="samples in one inner step of one pipeline"
     )
     num_microbatches: int = Field(1, ge=1, description="microbatches a step is split into")
+    evaluate_every: int = Field(
+        0, ge=0, description="outer steps between evaluations of the anchor; 0: only at the end"
+    )
     averaging_timeout: PositiveFloat = Field(60.0, description="seconds a round may take at most")
     quorum: Float = Field(
         0.5, gt=0, le=1, description="share of the roster that must be ready to close a round"
@@ -52,3 +110,12 @@ class DilocoConfig(Section):
     codec: Literal["fp32", "fp16", "bf16", "int8", "int4"] = Field(
         "fp32", description="how pseudo-gradients travel"
     )
+
+    @model_validator(mode="after")
+    def _warm_start_is_shorter(self) -> Self:
+        warm = self.warm_start
+        if warm.length and warm.round_steps > self.inner_steps:
+            raise ValueError(
+                f"warm_start.round_steps {warm.round_steps} is above inner_steps {self.inner_steps}"
+            )
+        return self

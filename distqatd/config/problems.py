@@ -63,6 +63,8 @@ def origin_of(path: str, origins: Mapping[str, str]) -> str:
 
 
 def _complaint(path: str, detail: ErrorDetails) -> str:
+    if detail["type"] == "value_error" and isinstance(detail["input"], Mapping):
+        return detail["msg"].removeprefix("Value error, ")  # keys that do not go together
     given = f"{_shown(detail['input'])} is given"
     leaf = find_leaf(path)
     if leaf is not None:

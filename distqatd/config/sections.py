@@ -8,7 +8,12 @@ from pydantic import Field
 
 from distqatd.config.control import ControlConfig
 from distqatd.config.data import DataConfig
-from distqatd.config.diloco import DilocoConfig, InnerOptimConfig, OuterOptimConfig
+from distqatd.config.diloco import (
+    DilocoConfig,
+    InnerOptimConfig,
+    OuterOptimConfig,
+    WarmStartConfig,
+)
 from distqatd.config.machine import ComputeConfig, ParamMirrorConfig, TelemetryConfig
 from distqatd.config.model import ModelPipelineConfig, StageConfig
 from distqatd.config.network import NetworkConfig
@@ -29,6 +34,7 @@ __all__ = [
     "Section",
     "StageConfig",
     "TelemetryConfig",
+    "WarmStartConfig",
 ]
 
 

@@ -18,6 +18,7 @@ _WORDS: Mapping[Any, str] = {
     float: "a number",
     str: "text",
     Path: "a path",
+    dict[str, Any]: "a mapping",
 }
 _BOUNDS = (
     ("ge", "from {}"),

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from distqatd.base.errors import PortInUse
 from distqatd.compute.device import pick_device
 from distqatd.config.network import NetworkConfig
+from distqatd.config.schedules import RunSchedule
 from distqatd.daemon.options import Options
 from distqatd.models.registry import check_pipeline
+from distqatd.optim.inner import check_inner_optimizer
 
 _COMPUTING = frozenset({"expert", "trainer"})
 
@@ -16,7 +18,8 @@ def check(options: Options) -> tuple[str, ...]:
     """Check model, device and port; return one line each about what would be used.
 
     Raises:
-        ConfigError: the stages do not make a model, or the device is not there.
+        ConfigError: the stages do not make a model, the device is not there, or torch has no such
+            inner optimizer.
         UnknownModel: no such model or stage on this machine.
         PortInUse: another program has the port.
     """
@@ -29,6 +32,9 @@ def check(options: Options) -> tuple[str, ...]:
     if _COMPUTING & set(options.roles):
         device = pick_device(options.config.device)
         lines.append(f"device {device.value}: {device.reason}")
+        check_inner_optimizer(options.config.diloco.inner_optim)
+        momentum = RunSchedule(options.config.diloco).momentum_fits()
+        lines += [] if momentum.value else [f"warning: {momentum.reason}"]
     return (*lines, *_check_ports(options.config.network))
 
 

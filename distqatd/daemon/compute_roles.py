@@ -11,12 +11,14 @@ from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory
 from distqatd.compute.weights import Weights, check_weights
+from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import Config, DataConfig
 from distqatd.daemon.seams import Seams
 from distqatd.data.batches import open_dataset
 from distqatd.data.catalog import SOURCES
 from distqatd.data.tasks import task
 from distqatd.models.registry import check_pipeline
+from distqatd.optim.inner import check_inner_optimizer
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
 from distqatd.roles.context import Context
@@ -81,10 +83,15 @@ def build_parts(
 
     Raises:
         CheckpointError: the weights cannot be read or are not of the run's model.
+        ConfigError: torch has no such inner optimizer, or it does not take its arguments.
         UnknownModel: the run's model is not on this machine; model code never travels.
     """
     config = context.config
     check_pipeline(config.model_pipeline.pipeline)
+    check_inner_optimizer(config.diloco.inner_optim)
+    momentum = RunSchedule(config.diloco).momentum_fits()
+    if not momentum.value:
+        context.events.emit("momentum.high", degraded=True, reason=momentum.reason)
     return ExpertParts(
         host=StageHost(context.rpc, config.network.bytes_in_flight, context.boot_epoch),
         averager=Averager(

@@ -11,30 +11,35 @@ from distqatd.base.ids import ExpertUid
 class Gate:
     """One expert's gate.
 
-    A round is due after `inner_steps` applied steps; from then on no new step starts, until the
-    round is over, however it ended.
+    A round is due after as many applied steps as `inner_steps` says at that moment; from then on
+    no new step starts, until the round is over, however it ended.
 
     Attributes:
         is_paused: a round is due or running.
         round_due: set when it is; whoever runs rounds waits for it.
-        steps_to_round: applied steps until the next one.
+        num_applied: steps since the last one.
     """
 
-    def __init__(self, uid: ExpertUid, inner_steps: int, wait_s: float) -> None:
+    def __init__(self, uid: ExpertUid, inner_steps: Callable[[], int], wait_s: float) -> None:
         """Open the gate.
 
         Args:
             uid: the expert, for messages.
-            inner_steps: applied steps between two rounds.
+            inner_steps: returns how many applied steps there are from round to round now.
             wait_s: how long anything here is waited for at most.
         """
         self.is_paused = False
         self.round_due = asyncio.Event()
-        self.steps_to_round = inner_steps
+        self.num_applied = 0
         self._uid = uid
         self._inner_steps = inner_steps
         self._wait_s = wait_s
         self._changed = asyncio.Condition()
+
+    @property
+    def steps_to_round(self) -> int:
+        """Return how many applied steps there are until the next round."""
+        return self._inner_steps() - self.num_applied
 
     async def changed(self) -> None:
         """Close the gate if a round is due, and have all who wait here look again."""
@@ -70,7 +75,7 @@ class Gate:
         finally:
             self.is_paused = False
             self.round_due.clear()
-            self.steps_to_round = self._inner_steps
+            self.num_applied = 0
             await self.changed()
 
     @asynccontextmanager

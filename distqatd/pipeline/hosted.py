@@ -18,6 +18,7 @@ from distqatd.base.errors import (
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert, LossResult
+from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
@@ -67,7 +68,8 @@ class HostedExpert:
         step_s = pipeline.forward_timeout + pipeline.backward_timeout
         self._call_s = step_s + diloco.averaging_timeout
         self._push = Push(expert, executor, rpc, self._call_s)
-        self._gate = Gate(uid, diloco.inner_steps, self._call_s)
+        schedule = RunSchedule(diloco)
+        self._gate = Gate(uid, lambda: schedule.inner_steps(expert.outer_step), self._call_s)
         self.round_due = self._gate.round_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
@@ -212,7 +214,7 @@ class HostedExpert:
             if session.may_commit(decided.step):
                 result = self.expert.apply(decided.num_samples, decided.batch)
                 session.commit(decided.step)
-                self._gate.steps_to_round -= 0 if result.is_repeat else 1
+                self._gate.num_applied += 0 if result.is_repeat else 1
 
         if session.may_commit(decided.step):
             await self._executor.run(work, priority=PRIORITY_SETTLE)

@@ -24,6 +24,7 @@ from distqatd.compute.device import pick_device
 from distqatd.compute.weights import Weights, start_from
 from distqatd.config.layers import Override
 from distqatd.config.load import load
+from distqatd.config.schedules import OuterRule, RunSchedule
 from distqatd.config.sections import Config, OuterOptimConfig
 from distqatd.data.batches import Batch, Dataset, open_dataset
 from distqatd.data.tasks import Task, task
@@ -66,9 +67,9 @@ def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches
 
 
 class Outer:
-    """DiLoCo's outer step for one replica: Nesterov SGD over a copy of the parameters.
+    """DiLoCo's outer step for one replica: Nesterov SGD, or Adam, over a copy of the parameters.
 
-    Written out, because `torch.optim.SGD` fuses multiply and add, which rounds differently on
+    Written out, because `torch.optim` fuses multiply and add, which rounds differently on
     different machines; the swarm does not, and this must give its bits.
     """
 
@@ -76,18 +77,36 @@ class Outer:
         self._config = config
         self._params = list(model.parameters())
         self._anchor = [param.detach().clone() for param in self._params]
-        self._momentum = [torch.zeros_like(param) for param in self._anchor]
+        self._first = [torch.zeros_like(param) for param in self._anchor]
+        self._second = [torch.zeros_like(param) for param in self._anchor]
+        self._count = 0
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self, rule: OuterRule) -> None:
         """Take the outer step and make the new anchor the model's parameters."""
-        lr, factor = self._config.sgd_lr, self._config.sgd_momentum
-        for param, anchor, momentum in zip(self._params, self._anchor, self._momentum, strict=True):
+        self._count += not rule.is_warm_start
+        for index, (param, anchor) in enumerate(zip(self._params, self._anchor, strict=True)):
             gradient = anchor - param
-            momentum.mul_(factor).add_(gradient)
-            update = gradient + momentum * factor if self._config.sgd_nesterov else momentum
-            anchor.sub_(update * lr)
+            if rule.is_warm_start:
+                update = gradient * rule.lr
+            elif self._config.type == "adam":
+                update = self._adam(index, gradient)
+            else:
+                update = self._sgd(index, gradient, rule)
+            anchor.sub_(update)
             param.copy_(anchor)
+
+    def _sgd(self, index: int, gradient: Tensor, rule: OuterRule) -> Tensor:
+        momentum = self._first[index].mul_(rule.momentum).add_(gradient)
+        nesterov = self._config.sgd_nesterov
+        return (gradient + momentum * rule.momentum if nesterov else momentum) * rule.lr
+
+    def _adam(self, index: int, gradient: Tensor) -> Tensor:
+        (one, two), count = self._config.adam_betas, self._count
+        first = self._first[index].mul_(one).add_(gradient * (1 - one))
+        second = self._second[index].mul_(two).add_(gradient * gradient * (1 - two))
+        root = (second / (1 - two**count)).sqrt() + self._config.adam_eps
+        return first / (1 - one**count) * self._config.adam_lr / root
 
 
 def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineStep]:
@@ -95,18 +114,28 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
     diloco = config.diloco
     criterion = task(config.data.task_type)
     device = next(model.parameters()).device
+    schedule = RunSchedule(diloco)
     inner = make_inner_optimizer(model.parameters(), diloco.inner_optim)
+    rates = [group["lr"] for group in inner.param_groups]
     outer = Outer(model, diloco.outer_optim)
     model.train()
-    for step in range(1, diloco.inner_steps * diloco.outer_steps + 1):
-        batch = _to(dataset.batch(step - 1), device)
-        loss = accumulate(model, criterion, batch, diloco.num_microbatches)
-        inner.step()
-        inner.zero_grad(set_to_none=True)
-        is_outer = step % diloco.inner_steps == 0
-        if is_outer:
-            outer.step()
-        yield BaselineStep(step, loss, step // diloco.inner_steps if is_outer else 0)
+    step = 0
+    for outer_step in range(diloco.outer_steps):
+        num_steps = schedule.inner_steps(outer_step)
+        for done in range(num_steps):
+            batch = _to(dataset.batch(step), device)
+            loss = accumulate(model, criterion, batch, diloco.num_microbatches)
+            if diloco.inner_optim.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), diloco.inner_optim.max_grad_norm)
+            for group, rate in zip(inner.param_groups, rates, strict=True):
+                group["lr"] = rate * schedule.lr_factor(outer_step, done)
+            inner.step()
+            inner.zero_grad(set_to_none=True)
+            step += 1
+            is_last = done == num_steps - 1
+            if is_last:
+                outer.step(schedule.outer_rule(outer_step))
+            yield BaselineStep(step, loss, outer_step + 1 if is_last else 0)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
 from distqatd.compute.weights import LoadedWeights, Weights, start_from
+from distqatd.config.schedules import RunSchedule
 from distqatd.data.tasks import Task
 from distqatd.models.registry import build_stage
 from distqatd.pipeline.host import StageHost
@@ -78,6 +79,7 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
             seed=config.seed,
             is_first=slot.stage == context.stage_names[0],
             timer=parts.timer,
+            schedule=RunSchedule(config.diloco),
         )
         return expert, loaded
 

@@ -16,6 +16,7 @@ from distqatd.compute.expert import Expert
 from distqatd.compute.payload import torch_sink
 from distqatd.compute.results import Snapshot
 from distqatd.config.run import run_digest
+from distqatd.optim.outer import state_names
 from distqatd.roles.context import Context
 from distqatd.swarm.placement import Slot
 from distqatd.swarm.records import MirrorRecord, mirror_state
@@ -145,8 +146,10 @@ class StateLoader:
     def _fetches(self, expert: Expert) -> dict[str, StateFetch]:
         """Return a fetch for either kind of state; both refuse what cannot be this expert's."""
         num = expert.layout.num_elements
-        # Anchor and momentum; with Adam's two slots and a count for each tensor. All float32.
-        sizes = {COMMITTED: 8 * num, ALL: 24 * num}
+        # The anchor and the outer optimizer's moments; with up to four slots of the inner one, a
+        # count for each tensor among them. All float32.
+        committed = 4 * num * (1 + len(state_names(self._context.config.diloco.outer_optim)))
+        sizes = {COMMITTED: committed, ALL: committed + 16 * num}
         return {
             parts: StateFetch(
                 self._context.rpc,

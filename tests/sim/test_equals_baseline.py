@@ -32,6 +32,35 @@ def config_of(model: str, num_stages: int, num_microbatches: int) -> Config:
     return Config.model_validate(values)
 
 
+def scheduled(outer: str) -> Config:
+    """Return a run in which everything that can change over a run does."""
+    inner = {"lr_schedule": "cosine", "warmup_steps": 3, "max_grad_norm": 0.3}
+    plain = make_config(
+        inner_steps=8,
+        outer_steps=5,
+        warm_start={"length": 2, "round_steps": 2, "lr": 1.5, "ramp": 1},
+        inner_optim=inner,
+        outer_optim={"type": outer},
+    )
+    values = plain.model_dump()
+    # One stage: gradients are clipped stage by stage, and the baseline has only one.
+    values["model_pipeline"]["pipeline"] = [{"model_name": "mlp.full", **MODELS["mlp"]}]
+    return Config.model_validate(values)
+
+
+@pytest.mark.parametrize("outer", ["sgd", "adam"])
+def test_schedules_of_a_swarm_are_those_of_plain_torch(outer):
+    config = scheduled(outer)
+    losses, state = train_swarm(config)
+    whole = baseline.whole_model(config, torch.device("cpu"))
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    steps = [*baseline.train(config, whole, dataset)]
+    assert [step.step for step in steps if step.outer_step] == [2, 4, 8, 16, 24]
+    assert losses == pytest.approx([step.loss for step in steps], abs=1e-5)
+    for name, tensor in whole.global_state_dict().items():
+        assert torch.allclose(state[name], tensor, atol=1e-5), name
+
+
 def train_swarm(config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train the whole run in a simulated swarm of real daemons; return losses and parameters."""
     losses: list[float] = []

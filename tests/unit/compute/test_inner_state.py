@@ -24,6 +24,11 @@ OPTIMIZERS = {
     "momentum": InnerOptimConfig(type="sgd", sgd_lr=0.05, sgd_momentum=0.9, sgd_nesterov=True),
     "adam": InnerOptimConfig(type="adam", adam_lr=0.01),
     "adamw": InnerOptimConfig(type="adamw", adam_lr=0.01),
+    "rmsprop": InnerOptimConfig(type="RMSprop", kwargs={"lr": 0.01, "momentum": 0.9}),
+    "adagrad": InnerOptimConfig(type="Adagrad", kwargs={"lr": 0.01}),
+    "clipped": InnerOptimConfig(
+        adam_lr=0.01, max_grad_norm=0.1, lr_schedule="cosine", warmup_steps=3
+    ),
 }
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 
+from distqatd.config.schedules import OuterRule
 from distqatd.config.sections import Config, OuterOptimConfig
 from distqatd.data.batches import open_dataset
 from distqatd.roles import baseline
@@ -66,7 +67,7 @@ def test_outer_steps_are_those_of_torch_sgd(momentum, nesterov):
                 param.add_(torch.randn_like(param))
                 anchor.grad = anchor - param
         oracle.step()
-        outer.step()
+        outer.step(OuterRule(0.7, momentum))
         for param, anchor in zip(model.parameters(), expected, strict=True):
             assert torch.allclose(param, anchor, atol=1e-6)
 
