@@ -114,12 +114,13 @@ def show_pipelines(out: Console, pipelines: schema.Pipelines) -> None:
 
 def render_pipelines(pipelines: schema.Pipelines) -> Table:
     """Return the routes in use."""
-    shown = table("TRAINER", "STEP", "LOSS", "SAMPLES/S", "ROUTE")
+    shown = table("TRAINER", "STEP", "LOSS", "SAMPLES/S", "LINKS/STEP", "ROUTE")
     for pipeline in pipelines.pipelines:
         route = " → ".join(f"{hop.uid} ({hop.nickname})" for hop in pipeline.hops)
         loss = text.loss_text(pipeline.loss)
         speed = text.number(pipeline.samples_per_s)
-        row(shown, pipeline.trainer, text.number(pipeline.inner_step), loss, speed, route)
+        links = text.bytes_text(pipeline.link_bytes)
+        row(shown, pipeline.trainer, text.number(pipeline.inner_step), loss, speed, links, route)
     return shown
 
 

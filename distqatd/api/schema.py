@@ -198,7 +198,7 @@ class Hop(Part):
 
 
 class Pipeline(Part):
-    """A trainer and the route it uses."""
+    """A trainer and the route it uses; `link_bytes` are those of one step on all its links."""
 
     trainer_peer_id: str
     trainer: str
@@ -206,6 +206,7 @@ class Pipeline(Part):
     inner_step: int
     loss: float | None
     samples_per_s: float
+    link_bytes: int = 0
 
 
 class Pipelines(Reply):

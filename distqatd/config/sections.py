@@ -4,7 +4,8 @@ Keys of the original DistQat documents keep their names, so their YAML files loa
 run-wide (`RUN_WIDE`) are digested and compared when a daemon joins: all peers must agree.
 """
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from distqatd.config.control import ControlConfig
 from distqatd.config.data import DataConfig
@@ -17,6 +18,7 @@ from distqatd.config.diloco import (
 from distqatd.config.machine import ComputeConfig, ParamMirrorConfig, TelemetryConfig
 from distqatd.config.model import ModelPipelineConfig, StageConfig
 from distqatd.config.network import NetworkConfig
+from distqatd.config.quant import QuantConfig
 from distqatd.config.section import Section
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "NetworkConfig",
     "OuterOptimConfig",
     "ParamMirrorConfig",
+    "QuantConfig",
     "Section",
     "StageConfig",
     "TelemetryConfig",
@@ -57,11 +60,31 @@ class Config(Section):
     data: DataConfig = DataConfig()
     diloco: DilocoConfig = DilocoConfig()
     model_pipeline: ModelPipelineConfig = ModelPipelineConfig()
+    quant: QuantConfig = QuantConfig()
     param_mirror: ParamMirrorConfig = ParamMirrorConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     compute: ComputeConfig = ComputeConfig()
     control: ControlConfig = ControlConfig()
 
+    @field_validator("quant")
+    @classmethod
+    def _quant_names_stages(cls, quant: QuantConfig, info: ValidationInfo) -> QuantConfig:
+        pipeline = info.data.get("model_pipeline", ModelPipelineConfig()).pipeline
+        stages = [stage.stage for stage in pipeline]
+        unknown = [each.stage for each in quant.stages if each.stage not in stages]
+        if unknown:
+            text = f"stages names {unknown[0]}, the pipeline's stages are {', '.join(stages)}"
+            raise PydanticCustomError("unknown_stage", "{text}", {"text": text})
+        return quant
 
-RUN_WIDE = ("experiment_prefix", "seed", "max_expert_index", "data", "diloco", "model_pipeline")
+
+RUN_WIDE = (
+    "experiment_prefix",
+    "seed",
+    "max_expert_index",
+    "data",
+    "diloco",
+    "model_pipeline",
+    "quant",
+)
 """Top-level keys whose values every peer of a run must share."""

@@ -21,6 +21,7 @@ from distqatd.models.registry import check_pipeline
 from distqatd.optim.inner import check_inner_optimizer
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
+from distqatd.pipeline.links import make_links
 from distqatd.roles.context import Context
 from distqatd.roles.expert import ExpertParts, ExpertRole
 from distqatd.roles.moves import Moves
@@ -156,5 +157,12 @@ def build_trainer(context: Context, device: Device, *, knows_data: bool) -> Trai
     dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
     desk = None
     if config.model_pipeline.loss_at == "trainer":
-        desk = LossDesk(context.rpc, device.executor, criterion, config.network.bytes_in_flight)
+        last = len(context.stage_names) - 1
+        desk = LossDesk(
+            context.rpc,
+            device.executor,
+            criterion,
+            config.network.bytes_in_flight,
+            make_links(config.quant, context.stage_names).behind(last),
+        )
     return TrainerRole(context, dataset, device.executor, desk)

@@ -141,6 +141,7 @@ def pipeline_rows(view: SwarmView) -> tuple[s.Pipeline, ...]:
             inner_step=info.record.step,
             loss=info.record.loss if info.record.loss >= 0 else None,
             samples_per_s=info.record.samples_per_s,
+            link_bytes=info.record.link_bytes,
         )
         for info in view.trainers
         if info.is_training

@@ -9,14 +9,18 @@ from distqatd.compute.results import LossResult
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.tensors import pack_gradients, read_tensors
+from distqatd.pipeline.links import Link, Parcels
 from distqatd.wire.payload import Message
 
 
 class LossDesk:
     """Answers `pipeline.loss` for the trainers of this daemon (`loss_at: trainer`)."""
 
-    def __init__(self, rpc: Rpc, executor: Executor, task: Task, max_bytes: int) -> None:
+    def __init__(
+        self, rpc: Rpc, executor: Executor, task: Task, max_bytes: int, link: Link | None = None
+    ) -> None:
+        """Serve from now on; `link` is the one behind the last stage."""
+        self._link = link or Link()
         self._executor = executor
         self._task = task
         self._targets: dict[tuple[m.SessionId, int, int], tuple[Tensor, ...]] = {}
@@ -39,10 +43,15 @@ class LossDesk:
         targets = self._targets.get(key)
         if targets is None:
             raise StepAborted(f"step {call.step} of session {call.session} is not in flight here")
-        outputs = read_tensors(message)
-        result, grads = await self._executor.run(lambda: self._loss(outputs, targets, call.scale))
+        arrived = Parcels.read(message)
+
+        def work() -> tuple[LossResult, Parcels]:
+            result, grads = self._loss(self._link.unpack_all(arrived), targets, call.scale)
+            return result, self._link.pack(grads)
+
+        result, grads = await self._executor.run(work)
         self._losses[key] = result
-        return pack_gradients(grads)
+        return grads.message({})
 
     def _loss(
         self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], scale: float

@@ -6,6 +6,7 @@ from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.links import Parcels
 from distqatd.pipeline.messages import learn_route
 from distqatd.pipeline.tensors import read_tensors
 from distqatd.wire.fields import need
@@ -82,7 +83,7 @@ class StageHost:
 
     async def _forward(self, _: Caller, message: Message) -> Message:
         call = m.MicrobatchCall.read(message.body)
-        return await self._hosted(call.uid).forward(call, read_tensors(message))
+        return await self._hosted(call.uid).forward(call, Parcels.read(message))
 
     async def _commit(self, _: Caller, message: Message) -> Message:
         call = m.CommitCall.read(message.body)

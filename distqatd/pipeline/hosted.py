@@ -24,6 +24,7 @@ from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
 from distqatd.pipeline.gate import Gate
+from distqatd.pipeline.links import Links, Parcels
 from distqatd.pipeline.outcome import lost_reply
 from distqatd.pipeline.push import PRIORITY_EVALUATE, PRIORITY_SETTLE, Push
 from distqatd.pipeline.session import HOLD, Session
@@ -49,7 +50,7 @@ class HostedExpert:
         num_duplicated: batches that its rounds found on more than one replica.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  built in one place, by the expert role
         self,
         uid: ExpertUid,
         expert: Expert,
@@ -59,6 +60,7 @@ class HostedExpert:
         pipeline: ModelPipelineConfig,
         task: Task,
         max_in_flight: int = 32,
+        links: Links | None = None,
     ) -> None:
         self.uid = uid
         self._in_flight = asyncio.Semaphore(max_in_flight)
@@ -67,7 +69,7 @@ class HostedExpert:
         self._executor = executor
         step_s = pipeline.forward_timeout + pipeline.backward_timeout
         self._call_s = step_s + diloco.averaging_timeout
-        self._push = Push(expert, executor, rpc, self._call_s)
+        self._push = Push(expert, executor, rpc, self._call_s, links or Links())
         schedule = RunSchedule(diloco)
         self._gate = Gate(uid, lambda: schedule.inner_steps(expert.outer_step), self._call_s)
         self.round_due = self._gate.round_due
@@ -170,7 +172,7 @@ class HostedExpert:
 
     # --- one microbatch
 
-    async def forward(self, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]) -> Message:
+    async def forward(self, call: m.MicrobatchCall, arrived: Parcels) -> Message:
         """Run a microbatch through this stage and all later ones; reply with input gradients.
 
         What is decided of the step before is applied first. The reply also says where this stage
@@ -183,7 +185,7 @@ class HostedExpert:
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
         async with self._in_flight:
             try:
-                outcome = await self._push.run(session, call, tensors)
+                outcome = await self._push.run(session, call, arrived)
             except HopLost as error:
                 return lost_reply(error)
         session.finish(call.microbatch)

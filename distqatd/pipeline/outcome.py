@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from torch import Tensor
-
 from distqatd.base.errors import HopLost, NonFinite, RemoteProtocolError
 from distqatd.compute.results import LossResult
 from distqatd.data.batches import Batch
+from distqatd.pipeline.links import Parcels
 from distqatd.pipeline.messages import Standing
-from distqatd.pipeline.tensors import pack_gradients
 from distqatd.swarm.routes import MAX_STAGES
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -19,33 +17,40 @@ from distqatd.wire.payload import Message
 MAX_REASON = 300
 """Characters of a reason that travel."""
 
+MAX_LINK_BYTES = 1 << 50
+"""What the tensors of a microbatch may have on all links together."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """A microbatch that has gone forward and backward from some stage on.
 
     Attributes:
-        grads: of the stage's inputs; None for integer inputs.
+        grads: of the stage's inputs, as they travel; none for integer inputs.
         standings: where the later stages stand, nearest first, as they travel.
         loss: None while the trainer computes it.
+        link_bytes: of the tensors that travelled behind this stage, both ways.
     """
 
-    grads: tuple[Tensor | None, ...]
+    grads: Parcels
     standings: tuple[dict[str, Any], ...]
     loss: LossResult | None
+    link_bytes: int
 
     @classmethod
-    def after(cls, reply: Message, grads: tuple[Tensor | None, ...]) -> Self:
-        """Return our outcome, given the next stage's reply and our own gradients."""
-        return cls(grads, read_standings(reply), read_loss(reply))
+    def after(cls, sent: Message, reply: Message, grads: Parcels) -> Self:
+        """Return our outcome, given what the next stage got and answered, and our gradients."""
+        link_bytes = sent.tensor_bytes + reply.tensor_bytes + read_link_bytes(reply)
+        return cls(grads, read_standings(reply), read_loss(reply), link_bytes)
 
     def reply(self, own: Standing, *, is_first: bool) -> Message:
         """Return the answer to whoever sent the microbatch; a trainer needs no gradients."""
-        packed = pack_gradients(() if is_first else self.grads)
         body: dict[str, Any] = {"standings": [own.body(), *self.standings]}
+        if self.link_bytes:
+            body["link_bytes"] = self.link_bytes
         if self.loss is not None:
             body |= {"loss": self.loss.loss, "sums": self.loss.sums}
-        return Message(body, packed.tensors)
+        return Message(body) if is_first else self.grads.message(body)
 
 
 def lost_reply(error: HopLost) -> Message:
@@ -80,6 +85,18 @@ def read_standings(reply: Message) -> tuple[dict[str, Any], ...]:
     return tuple(found)
 
 
+def read_link_bytes(reply: Message) -> int:
+    """Return how many bytes of tensors travelled behind the stage that answers.
+
+    Raises:
+        RemoteProtocolError: it is no such number.
+    """
+    found = need(reply.body, "link_bytes", int) if "link_bytes" in reply.body else 0
+    if not 0 <= found <= MAX_LINK_BYTES:
+        raise RemoteProtocolError(f"{found} bytes on the links of a microbatch")
+    return found
+
+
 def read_loss(reply: Message) -> LossResult | None:
     """Check and return a loss with its metric sums, if the reply brings one."""
     if "loss" not in reply.body:
@@ -95,12 +112,14 @@ class StepResult:
     Attributes:
         loss: mean over the samples of the step.
         sums: metric sums of the step, see `data.tasks`.
+        link_bytes: of its tensors on all links of the route, both ways, the data included.
     """
 
     step: int
     loss: float
     sums: dict[str, float]
     num_samples: int
+    link_bytes: int = 0
 
 
 def sum_up(

@@ -10,12 +10,13 @@ from distqatd.base.errors import ConnectionClosed, DialError, HopLost, StepAbort
 from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
-from distqatd.compute.payload import to_wire, torch_sink
+from distqatd.compute.payload import torch_sink
+from distqatd.compute.results import LossResult
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.links import Links, Parcels
 from distqatd.pipeline.outcome import Outcome, check_not_lost
 from distqatd.pipeline.session import Session
-from distqatd.pipeline.tensors import read_gradients
 from distqatd.wire.payload import Message
 
 T = TypeVar("T")
@@ -35,57 +36,66 @@ class Push:
         executor: of its device.
         rpc: how the next stage is called.
         call_s: how long it may take to answer.
+        links: of the pipeline.
     """
 
-    def __init__(self, expert: Expert, executor: Executor, rpc: Rpc, call_s: float) -> None:
+    def __init__(
+        self, expert: Expert, executor: Executor, rpc: Rpc, call_s: float, links: Links
+    ) -> None:
         self._expert = expert
         self._uid = expert.uid
         self._executor = executor
         self._rpc = rpc
         self._call_s = call_s
+        self._links = links
 
-    async def run(
-        self, session: Session, call: m.MicrobatchCall, tensors: tuple[Tensor, ...]
-    ) -> Outcome:
+    async def run(self, session: Session, call: m.MicrobatchCall, arrived: Parcels) -> Outcome:
         """Go forward, through whatever comes after this stage, and backward.
 
         Raises:
             HopLost: a later stage cannot be reached.
             StepAborted: the session has ended meanwhile.
+            NonFinite: outputs or gradients are, and the link's codec would hide it.
+            RemoteProtocolError: what came is not what the links of this pipeline carry.
         """
-        num_inputs = len(tensors) - call.num_targets
-        inputs, targets = tensors[:num_inputs], tensors[num_inputs:]
+        packed, targets = arrived.cut(len(arrived.tensors) - call.num_targets)
+        before = self._links.behind(session.position - 1)
+        behind = self._links.behind(session.position)
         if session.is_last and not session.loss_at_trainer:
-            loss, grads = await self._compute(
-                session,
-                lambda: self._expert.loss_backward(
+
+            def end() -> tuple[LossResult, Parcels]:
+                inputs = before.unpack_all(packed)
+                loss, grads = self._expert.loss_backward(
                     call.microbatch, inputs, targets, call.scale, call.seed
-                ),
-                PRIORITY_BACKWARD,
-            )
-            return Outcome(grads, (), loss)
-        outputs = await self._compute(
-            session,
-            lambda: self._expert.forward(call.microbatch, inputs, call.seed),
-            PRIORITY_FORWARD,
-        )
-        reply = await self._ask_gradients(session, call, outputs, targets)
-        returned = read_gradients(reply, len(outputs))
-        grads = await self._compute(
-            session,
-            lambda: self._expert.backward(call.microbatch, returned),
-            PRIORITY_BACKWARD,
-        )
-        return Outcome.after(reply, grads)
+                )
+                return loss, before.pack(grads)
+
+            loss, grads = await self._compute(session, end, PRIORITY_BACKWARD)
+            return Outcome(grads, (), loss, 0)
+
+        def forward() -> Parcels:
+            inputs = before.unpack_all(packed)
+            return behind.pack(self._expert.forward(call.microbatch, inputs, call.seed))
+
+        outputs = await self._compute(session, forward, PRIORITY_FORWARD)
+        sent, reply = await self._ask_gradients(session, call, outputs, targets)
+        returned = Parcels.read(reply)
+
+        def backward() -> Parcels:
+            grads = behind.unpack(returned, len(outputs.tensors))
+            return before.pack(self._expert.backward(call.microbatch, grads))
+
+        grads = await self._compute(session, backward, PRIORITY_BACKWARD)
+        return Outcome.after(sent, reply, grads)
 
     async def _ask_gradients(
         self,
         session: Session,
         call: m.MicrobatchCall,
-        outputs: tuple[Tensor, ...],
+        outputs: Parcels,
         targets: tuple[Tensor, ...],
-    ) -> Message:
-        """Send outputs to the next stage, or to the trainer for the loss; return the reply.
+    ) -> tuple[Message, Message]:
+        """Send outputs to the next stage, or to the trainer for the loss; return it and the reply.
 
         Raises:
             HopLost: a later stage cannot be reached.
@@ -95,9 +105,7 @@ class Push:
         else:
             hop = session.route[session.position + 1]
             peer, uid, method = hop.peer_id, hop.uid, m.FORWARD
-        sent = (*(output.detach() for output in outputs), *targets)
-        tensors = tuple(to_wire(str(i), tensor) for i, tensor in enumerate(sent))
-        message = Message(replace(call, uid=uid).body(), tensors)
+        message = outputs.message(replace(call, uid=uid).body(), targets)
         try:
             reply = await self._rpc.call(
                 peer, method, message, timeout_s=self._call_s, sink=torch_sink
@@ -107,7 +115,7 @@ class Push:
                 raise  # the trainer is gone: there is nobody to tell
             raise HopLost(f"{self._uid} cannot reach {uid}: {error}", uid) from error
         check_not_lost(reply)
-        return reply
+        return message, reply
 
     async def _compute(self, session: Session, work: Callable[[], T], priority: int) -> T:
         """Run work on the device, unless the session has ended by the time its turn comes."""

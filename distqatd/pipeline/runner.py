@@ -9,6 +9,7 @@ step and the batch is replayed.
 import asyncio
 from collections import deque
 from collections.abc import Collection, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -25,7 +26,14 @@ from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.ending import Ending, end_session
-from distqatd.pipeline.outcome import StepResult, check_not_lost, read_loss, read_standings, sum_up
+from distqatd.pipeline.outcome import (
+    StepResult,
+    check_not_lost,
+    read_link_bytes,
+    read_loss,
+    read_standings,
+    sum_up,
+)
 from distqatd.pipeline.tensors import wired
 from distqatd.pipeline.together import all_of, attended
 from distqatd.pipeline.watch import Watch
@@ -67,6 +75,7 @@ class RouteRunner:
         self._call_s = step_s + diloco.averaging_timeout
         self._settle_s = pipeline.forward_timeout
         self._step = 0
+        self._link_bytes = 0
         self._decided: m.Decided | None = None
         self._watch = Watch(route, self._ask_where, step_s)
         self._times: deque[float] = deque(maxlen=NUM_TIMES)
@@ -162,6 +171,7 @@ class RouteRunner:
             DistqatError: whatever failed first; call `abort`, then replay the batch.
         """
         self._step += 1
+        self._link_bytes = 0
         began = asyncio.get_running_loop().time()
         parts = batch.split(self._diloco.num_microbatches)
         results: dict[int, LossResult] = {}
@@ -171,6 +181,7 @@ class RouteRunner:
 
         await self._attended(all_of(one(i, part) for i, part in enumerate(parts)))
         result = sum_up(self._step, results, parts, batch.num_samples)
+        result = replace(result, link_bytes=self._link_bytes)
         self._decided = m.Decided(self._step, batch.num_samples, number)
         self._times.append(asyncio.get_running_loop().time() - began)
         return result
@@ -210,6 +221,7 @@ class RouteRunner:
             first, m.FORWARD, message, timeout_s=self._call_s, sink=torch_sink
         )
         check_not_lost(reply)
+        self._link_bytes += message.tensor_bytes + reply.tensor_bytes + read_link_bytes(reply)
         for hop, standing in zip(self.route, read_standings(reply), strict=False):
             self.standings[hop.uid] = m.Standing.read(standing)
         return read_loss(reply)

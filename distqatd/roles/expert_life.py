@@ -16,6 +16,7 @@ from distqatd.data.tasks import Task
 from distqatd.models.registry import build_stage
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.links import make_links
 from distqatd.roles.claim import Claim
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
@@ -96,6 +97,7 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
         config.model_pipeline,
         parts.task,
         config.compute.max_microbatches_in_flight,
+        make_links(config.quant, context.stage_names),
     )
 
 

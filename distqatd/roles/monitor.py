@@ -16,7 +16,11 @@ POLL_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class FleetMetrics:
-    """The fleet at one moment; `loss` is the mean over training pipelines, -1 without any."""
+    """The fleet at one moment; `loss` is the mean over training pipelines, -1 without any.
+
+    Attributes:
+        link_bytes: bytes of a step's tensors on the links of its route, mean over pipelines.
+    """
 
     outer_step: int
     inner_steps: int
@@ -27,6 +31,7 @@ class FleetMetrics:
     serving_experts: int
     pipelines: int
     gaps: int
+    link_bytes: float
 
 
 class MetricsSink(Protocol):
@@ -59,6 +64,7 @@ def fleet_metrics(view: SwarmView) -> FleetMetrics:
         serving_experts=len(serving),
         pipelines=len(training),
         gaps=len(view.gaps),
+        link_bytes=sum(record.link_bytes for record in training) / max(len(training), 1),
     )
 
 

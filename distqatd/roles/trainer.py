@@ -144,6 +144,7 @@ class TrainerRole:
                 samples_per_s=round(progress.samples_per_s, 2),
                 num_samples=progress.num_samples,
                 num_replayed=progress.num_replayed,
+                link_bytes=round(progress.link_bytes),
                 first_step_unix_s=progress.first_step_unix_s,
             )
             subkey = "idle" if job.pipeline < 0 else str(job.pipeline)

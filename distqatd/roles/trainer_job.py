@@ -13,30 +13,37 @@ from distqatd.roles.trainer_leases import Leases
 from distqatd.swarm.routes import Hop, Route
 
 STEP_SMOOTHING = 0.1
-"""Weight of the newest step in `step_s` and `samples_per_s`."""
+"""Weight of the newest step in `step_s`, `link_bytes` and `samples_per_s`."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How one job goes; published as a TrainerRecord. `step_s`: seconds of a step, smoothed."""
+    """How one job goes; published as a TrainerRecord.
+
+    Attributes:
+        step_s: seconds of a step, smoothed.
+        link_bytes: bytes of a step's tensors on all links, smoothed.
+    """
 
     step: int = 0
     loss: float = -1.0
     samples_per_s: float = 0.0
     step_s: float = 0.0
     num_samples: int = 0
+    link_bytes: float = 0.0
     num_replayed: int = 0
     outer_step: int = 0
     route: tuple[str, ...] = ()
     first_step_unix_s: float = 0.0
 
-    def count(self, loss: float, num_samples: int, took_s: float) -> None:
+    def count(self, loss: float, num_samples: int, took_s: float, link_bytes: int = 0) -> None:
         """Count a step that was decided."""
         self.step += 1
         self.loss = loss
         self.num_samples += num_samples
         weight = STEP_SMOOTHING if self.step_s else 1.0
         self.step_s += weight * (took_s - self.step_s)
+        self.link_bytes += weight * (link_bytes - self.link_bytes)
         self.samples_per_s += weight * (num_samples / took_s - self.samples_per_s)
 
 

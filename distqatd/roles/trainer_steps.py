@@ -171,7 +171,7 @@ class JobSteps:
     def _count(self, result: StepResult, number: int, took_s: float) -> None:
         events, progress = self._context.events, self._job.progress
         self._num_non_finite = self._num_in_vain = 0
-        progress.count(result.loss, result.num_samples, took_s)
+        progress.count(result.loss, result.num_samples, took_s, result.link_bytes)
         if result.step == 1:  # whoever waits for the end of a failover waits for this
             events.emit("pipeline.running", pipeline=self._job.pipeline, batch=number)
         if progress.step == 1:

@@ -144,7 +144,11 @@ class ExpertRecord(_Record):
 
 @dataclass(frozen=True, slots=True)
 class TrainerRecord(_Record):
-    """Under `trainers`: what a trainer does, and how it goes."""
+    """Under `trainers`: what a trainer does, and how it goes.
+
+    Attributes:
+        link_bytes: bytes of a step's tensors on all links of its route, both ways, smoothed.
+    """
 
     addresses: tuple[str, ...]
     boot_epoch: int
@@ -157,6 +161,7 @@ class TrainerRecord(_Record):
     num_samples: int
     num_replayed: int
     first_step_unix_s: float
+    link_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from distqatd.net.address import Address
 from distqatd.net.pool import Pool
 from distqatd.net.rpc import Caller
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.tensors import pack_gradients, read_gradients
+from distqatd.pipeline.links import Link, Parcels
 from distqatd.swarm.routes import Hop
 from distqatd.wire.payload import Message
 from tests.bench import children, ffn, links
@@ -55,10 +55,10 @@ class Remote:
         message = Message(call.body(), (to_wire("0", self._inputs),))
         server = links.peer_id(links.SERVER)
         reply = await self._pool.call(server, m.FORWARD, message, timeout_s=60, sink=torch_sink)
-        return read_gradients(reply, 1)[0]
+        return Link().unpack(Parcels.read(reply), 1)[0]
 
     async def _loss(self, _: Caller, __: Message) -> Message:
-        return pack_gradients((self._gradient,))
+        return Link().pack((self._gradient,)).message({})
 
 
 class Local:

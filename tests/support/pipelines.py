@@ -10,6 +10,7 @@ from distqatd.config.sections import (
     InnerOptimConfig,
     ModelPipelineConfig,
     OuterOptimConfig,
+    QuantConfig,
     StageConfig,
 )
 from distqatd.data.batches import Batch
@@ -18,6 +19,7 @@ from distqatd.models.registry import build_stage
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
+from distqatd.pipeline.links import make_links
 from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.runner import RouteRunner
 from distqatd.swarm.routes import Hop
@@ -53,11 +55,13 @@ class Pipeline:
         inner_steps=1000,
         executor=InlineExecutor,
         max_in_flight=32,
+        quant=None,
     ):
         self.net = MemoryNetwork()
         self.executor = executor
         self.max_in_flight = max_in_flight
         self.config = stages(*names)
+        self.links = make_links(quant or QuantConfig(), names)
         self.events = EventLog(FixedClock())
         self.diloco = DilocoConfig(
             inner_optim=InnerOptimConfig(type="adam", adam_lr=1e-2),
@@ -73,7 +77,9 @@ class Pipeline:
         self.rpc = self.net.peer("trainer", ("trainer",))
         criterion = task(DataConfig().task_type)
         self.desk = (
-            LossDesk(self.rpc, InlineExecutor(), criterion, 1 << 30)
+            LossDesk(
+                self.rpc, InlineExecutor(), criterion, 1 << 30, self.links.behind(len(names) - 1)
+            )
             if loss_at == "trainer"
             else None
         )
@@ -100,6 +106,7 @@ class Pipeline:
             self.model,
             task("cv"),
             self.max_in_flight,
+            self.links,
         )
         StageHost(rpc, 1 << 30, hop.boot_epoch).attach(hosted)
         self.hosted[hop.uid] = hosted

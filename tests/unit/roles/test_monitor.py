@@ -8,8 +8,8 @@ from tests.support.views import info, view_of
 RUN = "distqat"
 
 
-def trainer(pipeline, *, loss, step=10, speed=5.0):
-    return r.TrainerRecord((), 1, pipeline, (), step, 0, loss, speed, step * 8, 0, 1.0)
+def trainer(pipeline, *, loss, step=10, speed=5.0, link_bytes=0):
+    return r.TrainerRecord((), 1, pipeline, (), step, 0, loss, speed, step * 8, 0, 1.0, link_bytes)
 
 
 async def view_with(*trainers):
@@ -20,8 +20,10 @@ async def view_with(*trainers):
 
 
 async def test_the_fleets_loss_is_the_mean_and_its_speed_the_sum_over_pipelines():
-    metrics = fleet_metrics(await view_with(trainer(0, loss=1.0), trainer(1, loss=3.0)))
+    trainers = (trainer(0, loss=1.0, link_bytes=6), trainer(1, loss=3.0, link_bytes=4))
+    metrics = fleet_metrics(await view_with(*trainers))
     assert metrics.loss == 2.0
+    assert metrics.link_bytes == 5.0
     assert metrics.samples_per_s == 10.0
     assert metrics.inner_steps == 20
     assert metrics.pipelines == 2
