@@ -11,7 +11,7 @@ import time
 
 from tests.bench.report import Report
 
-NAMES = ("transport", "dht", "expert", "pipeline", "failover")
+NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce")
 
 
 def main(arguments: list[str]) -> int:

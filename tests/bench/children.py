@@ -1,10 +1,11 @@
 """Other processes of a bench, asked over their standard input: a JSON object a line each way."""
 
+import asyncio
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,15 +25,23 @@ class Child:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._name = " ".join(command[1:3])
+        self._name = " ".join(command[-3:])
         self.pid = self._process.pid
         self.ready = self._read()
 
     def ask(self, do: str, **fields: Any) -> Any:
         """Have the child do something and return what it says."""
+        self.begin(do, **fields)
+        return self.answer()
+
+    def begin(self, do: str, **fields: Any) -> None:
+        """Have the child do something; `answer` must be read before the next request."""
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps({"do": do, **fields}) + "\n")
         self._process.stdin.flush()
+
+    def answer(self) -> Any:
+        """Wait for what the child says to what was begun."""
         return self._read()
 
     def _read(self) -> Any:
@@ -55,9 +64,10 @@ class Child:
             self._process.wait()
 
 
-def ours(end: str, *arguments: str) -> Child:
-    """Start `tests.bench.ends.<end>` with our own Python."""
-    return Child([sys.executable, "-m", f"tests.bench.ends.{end}", *arguments])
+def ours(end: str, *arguments: str, inside: str | None = None) -> Child:
+    """Start `tests.bench.ends.<end>` with our own Python, also in a network namespace."""
+    prefix = ["ip", "netns", "exec", inside] if inside is not None else []
+    return Child([*prefix, sys.executable, "-m", f"tests.bench.ends.{end}", *arguments])
 
 
 def peers(script: str, python: str, *arguments: str) -> Child:
@@ -76,3 +86,11 @@ def serve(handlers: dict[str, Callable[..., dict[str, Any]]]) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         say(**handlers[request.pop("do")](**request))
+
+
+async def serve_on_loop(handlers: dict[str, Callable[..., Awaitable[dict[str, Any]]]]) -> None:
+    """Answer the parent as `serve` does, while the loop goes on with other work."""
+    loop = asyncio.get_running_loop()
+    while line := await loop.run_in_executor(None, sys.stdin.readline):
+        request = json.loads(line)
+        say(**await handlers[request.pop("do")](**request))

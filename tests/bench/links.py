@@ -49,7 +49,9 @@ def loop() -> Iterator[asyncio.Runner]:
 
 
 @asynccontextmanager
-async def running_pool(name: str, *, secure: bool) -> AsyncIterator[tuple[Pool, Address]]:
+async def running_pool(
+    name: str, *, secure: bool, host: str = "127.0.0.1"
+) -> AsyncIterator[tuple[Pool, Address]]:
     """Run a pool that listens on a free port."""
     own = peer_id(name)
     transport = TcpTransport(tls(name)) if secure else TcpTransport.plain(own)
@@ -62,7 +64,7 @@ async def running_pool(name: str, *, secure: bool) -> AsyncIterator[tuple[Pool, 
     async with asyncio.TaskGroup() as tasks:
         running = tasks.create_task(pool.run())
         try:
-            yield pool, await pool.start_listening("127.0.0.1", 0)
+            yield pool, await pool.start_listening(host, 0)
         finally:
             await pool.close()
             await running
