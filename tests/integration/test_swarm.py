@@ -50,7 +50,7 @@ def test_local_trains_digits_to_a_committed_anchor_that_all_replicas_share(folde
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((folder / "report.json").read_text())
     assert report["schema"] == "distqat.local/v1"
-    assert report["eval"]["accuracy"] >= 0.95
+    assert report["eval"]["accuracy"] >= 0.97
     assert [stage["name"] for stage in report["stages"]] == ["front", "back"]
     for stage in report["stages"]:
         assert stage["replicas_identical"] is True
@@ -62,20 +62,6 @@ def test_local_trains_digits_to_a_committed_anchor_that_all_replicas_share(folde
     assert report["processes"] == 8  # monitor, client, 4 experts, 2 trainers
     assert report["leftovers"] == []
     assert processes_in(folder) == []
-
-
-def test_local_trains_a_gpt_in_three_stages_on_pythons_sources(folder):
-    done = ctl(
-        *("local", "--config", "gpt_bytes", "--experts-per-stage", "1", "--outer-steps", "3"),
-        *("--json", "report.json"),
-        cwd=folder,
-        timeout_s=400,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((folder / "report.json").read_text())
-    assert [stage["name"] for stage in report["stages"]] == ["head", "body", "tail"]
-    assert report["inner_steps"] == 75
-    assert report["eval"]["loss"] < 3.6  # 5.57 untrained; 75 of the preset's 200 steps
 
 
 def wait_until_training(folder: Path) -> None:
