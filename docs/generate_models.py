@@ -35,6 +35,8 @@ the same bits. Names of parameters are those of transformers (of diffusers for `
 `distqatctl checkpoint export` writes a file that they load. Output layers are not tied to
 embeddings, because they live on different machines.
 
+A model that is not here can be [your own](tutorials/your-own-model.md): a package with its classes.
+
 ## Starting from published weights
 
 ```yaml

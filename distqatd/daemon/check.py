@@ -8,7 +8,7 @@ from distqatd.compute.device import pick_device
 from distqatd.config.network import NetworkConfig
 from distqatd.config.schedules import RunSchedule
 from distqatd.daemon.options import Options
-from distqatd.models.registry import check_pipeline
+from distqatd.models.schema import check_samples
 from distqatd.optim.inner import check_inner_optimizer
 
 _COMPUTING = frozenset({"expert", "trainer"})
@@ -24,7 +24,7 @@ def check(options: Options) -> tuple[str, ...]:
         PortInUse: another program has the port.
     """
     pipeline = options.config.model_pipeline.pipeline
-    check_pipeline(pipeline)
+    check_samples(pipeline)
     lines = [
         f"roles {', '.join(options.roles)}",
         f"model {' > '.join(stage.model_name for stage in pipeline)}",

@@ -17,7 +17,7 @@ from distqatd.daemon.seams import Seams
 from distqatd.data.batches import open_dataset
 from distqatd.data.catalog import SOURCES
 from distqatd.data.tasks import task
-from distqatd.models.registry import check_pipeline
+from distqatd.models.schema import check_samples
 from distqatd.optim.inner import check_inner_optimizer
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
@@ -88,7 +88,7 @@ def build_parts(
         UnknownModel: the run's model is not on this machine; model code never travels.
     """
     config = context.config
-    check_pipeline(config.model_pipeline.pipeline)
+    check_samples(config.model_pipeline.pipeline)
     check_inner_optimizer(config.diloco.inner_optim)
     momentum = RunSchedule(config.diloco).momentum_fits()
     if not momentum.value:

@@ -12,6 +12,7 @@ import torch
 
 from distqatd.base.errors import ConfigError, UnknownModel
 from distqatd.config.sections import StageConfig
+from distqatd.models.custom import GROUP, installed, own_family
 from distqatd.models.family import SPLITS, STAGES, Family, suggest
 from distqatd.models.gcn import GCN
 from distqatd.models.gpt2 import DISTILGPT2, GPT2
@@ -46,14 +47,20 @@ class ResolvedStage:
 
 
 def family(name: str) -> Family[Any]:
-    """Return the family called `name`.
+    """Return the family called `name`: one of FAMILIES, or what an installed package registers.
 
     Raises:
         UnknownModel: there is none; the message lists those there are.
+        ConfigError: the classes that a package registers do not make a family.
     """
-    if name not in FAMILIES:
-        raise UnknownModel(f"no model family {name!r}; {suggest(name, FAMILIES)}")
-    return FAMILIES[name]
+    found = FAMILIES.get(name) or own_family(name)
+    if found is None:
+        raise UnknownModel(
+            f"no model family {name!r}; {suggest(name, [*FAMILIES, *installed()])}\n"
+            f"fix: models of others are packages with the entry point {name!r} in "
+            f"{GROUP}: install the one it comes from"
+        )
+    return found
 
 
 def check_pipeline(pipeline: Sequence[StageConfig]) -> tuple[ResolvedStage, ...]:

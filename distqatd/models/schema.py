@@ -8,7 +8,7 @@ from torch import Tensor
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import ModelPipelineConfig, StageConfig
-from distqatd.models.registry import check_pipeline
+from distqatd.models.registry import ResolvedStage, check_pipeline
 from distqatd.models.units import Stage
 
 
@@ -79,15 +79,52 @@ def stage_schemas(
     return tuple(schemas)
 
 
+_SAMPLES = 2
+"""Size of the batch that `check_samples` tries."""
+
+
+def check_samples(pipeline: Sequence[StageConfig]) -> None:
+    """Check a model of one's own: each stage gives what the next one's sample says it takes.
+
+    Runs on the meta device. Models that come with DistQat have no samples; nothing is run then.
+
+    Raises:
+        UnknownModel, ConfigError: the pipeline is wrong, or its stages do not fit together.
+    """
+    given: tuple[Tensor, ...] | None = None
+    for resolved in check_pipeline(pipeline):
+        if resolved.units[0].sample is None:
+            return
+        taken = _sample(resolved)
+        if given is not None and _shapes(given) != _shapes(taken):
+            raise ConfigError(
+                f"stage {resolved.name} takes {_shapes(taken)}, as its sample_input says, but the "
+                f"stage before it gives {_shapes(given)}, for a batch of {_SAMPLES}"
+            )
+        given = _run(Stage(resolved.name, resolved.units, seed=0, device="meta").eval(), taken)
+
+
+def _sample(stage: ResolvedStage) -> tuple[Tensor, ...]:
+    make = stage.units[0].sample
+    try:
+        return tuple(tensor.to("meta") for tensor in make(_SAMPLES)) if make is not None else ()
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise ConfigError(f"the sample_input of stage {stage.name} failed: {error}") from error
+
+
+def _shapes(tensors: tuple[Tensor, ...]) -> str:
+    return ", ".join(f"{shape.dtype} {shape.shape}" for shape in map(TensorShape.of, tensors))
+
+
 def _run(stage: Stage, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     try:
         with torch.no_grad():
             outputs: tuple[Tensor, ...] = stage(*inputs)
     except (RuntimeError, ValueError, TypeError) as error:
-        shapes = ", ".join(f"{s.dtype} {s.shape}" for s in map(TensorShape.of, inputs))
         raise ConfigError(
-            f"stage {stage.name} cannot take inputs of {shapes}: {error}; make the options of "
-            "model_pipeline.pipeline fit the data section (channels, image size, vocabulary)"
+            f"stage {stage.name} cannot take inputs of {_shapes(inputs)}: {error}; make the "
+            "options of model_pipeline.pipeline fit the data section (channels, image size, "
+            "vocabulary)"
         ) from error
     return outputs
 

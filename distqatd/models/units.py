@@ -23,11 +23,14 @@ class Unit:
         prefix: what turns a parameter name inside the module into the name in the whole model.
         build: makes the module, with fresh weights drawn from torch's CPU generator. Its forward
             takes and returns one tensor or several, batch dimension first.
+        sample: makes what the module takes, for a batch size, where its author told: dtypes and
+            shapes are checked before anything runs.
     """
 
     name: str
     prefix: str
     build: Callable[[], nn.Module]
+    sample: Callable[[int], tuple[Tensor, ...]] | None = None
 
 
 def build_unit(unit: Unit, seed: int, device: torch.device | str = "cpu") -> nn.Module:
