@@ -48,6 +48,7 @@ def _headline(status: schema.Status) -> Text:
     parts = (
         f"outer step {training.outer_step}/{training.outer_steps}",
         f"loss {text.loss_text(training.loss)}",
+        *([_eval_words(training.eval)] if training.eval is not None else []),
         f"{text.number(training.samples_per_s)} samples/s",
         ", ".join(
             [text.plural(training.num_pipelines, "pipeline")]
@@ -56,6 +57,11 @@ def _headline(status: schema.Status) -> Text:
     )
     line.append("  ").append(mark(training.state, good=good))
     return line.append("   " + "   ".join(parts))
+
+
+def _eval_words(found: schema.Eval) -> str:
+    where = "" if found.outer_step is None else f" at {found.outer_step}"
+    return f"anchor {text.loss_text(found.loss)}{where}"
 
 
 def _stage_table(stages: Sequence[schema.Stage]) -> Table:
@@ -140,6 +146,17 @@ def show_rounds(out: Console, rounds: schema.Rounds) -> None:
             record.reason,
         )
     out.print(shown if rounds.rounds else "no round yet")
+    if rounds.eval is not None:
+        out.print(eval_line(rounds.eval))
+
+
+def eval_line(found: schema.Eval) -> str:
+    """Return an evaluation of an anchor in a line."""
+    step = "" if found.outer_step is None else f" of outer step {found.outer_step}"
+    parts = [f"loss {text.loss_text(found.loss)}"]
+    parts += [] if found.accuracy is None else [f"accuracy {found.accuracy:.1%}"]
+    parts += [] if found.mean_return is None else [f"return {found.mean_return:.1f}"]
+    return f"anchor{step}: {', '.join(parts)} on the validation samples"
 
 
 def event_line(event: schema.Event) -> Text:

@@ -90,8 +90,23 @@ class Gap(Part):
     suggestion: str
 
 
+class Eval(Part):
+    """The anchor of an outer step on all validation samples.
+
+    `accuracy` is a share from 0 to 1; `mean_return` is what a policy earns in an episode.
+    """
+
+    loss: float
+    accuracy: float | None
+    mean_return: float | None = None
+    outer_step: int | None = None
+
+
 class Training(Part):
-    """How the run goes, as this daemon knows it; `loss` is the newest mean over pipelines."""
+    """How the run goes, as this daemon knows it.
+
+    `loss` is the newest mean over pipelines, of training; `eval` the newest of an anchor.
+    """
 
     state: TrainingState
     outer_step: int
@@ -100,6 +115,7 @@ class Training(Part):
     loss: float | None
     samples_per_s: float
     num_pipelines: int
+    eval: Eval | None = None
 
 
 class StageExpert(Part):
@@ -234,10 +250,11 @@ class Round(Part):
 
 
 class Rounds(Reply):
-    """`GET /v1/rounds`: the newest rounds, newest last."""
+    """`GET /v1/rounds`: the newest rounds, newest last, and the newest evaluation of an anchor."""
 
     schema_id: Literal["distqat.rounds/v1"] = Field("distqat.rounds/v1", alias="schema")
     rounds: tuple[Round, ...]
+    eval: Eval | None = None
 
 
 class Event(Reply):
@@ -249,17 +266,6 @@ class Event(Reply):
     kind: str
     fields: dict[str, FieldValue]
     degraded: bool
-
-
-class Eval(Part):
-    """The anchor on the validation samples.
-
-    `accuracy` is a share from 0 to 1; `mean_return` is what a policy earns in an episode.
-    """
-
-    loss: float
-    accuracy: float | None
-    mean_return: float | None = None
 
 
 class Batches(Part):

@@ -32,7 +32,8 @@ def evaluation(lease: LeaseRecord | None) -> s.Eval | None:
         return None
     accuracy = lease.eval_accuracy if lease.eval_accuracy >= 0 else None
     earned = lease.eval_return if lease.eval_return >= 0 else None
-    return s.Eval(loss=lease.eval_loss, accuracy=accuracy, mean_return=earned)
+    step = lease.eval_outer_step if lease.eval_outer_step >= 0 else None
+    return s.Eval(loss=lease.eval_loss, accuracy=accuracy, mean_return=earned, outer_step=step)
 
 
 def batches(lease: LeaseRecord | None) -> s.Batches:
@@ -92,6 +93,7 @@ def training(view: SwarmView, outer_steps: int) -> s.Training:
         loss=metrics.loss if metrics.loss >= 0 else None,
         samples_per_s=metrics.samples_per_s,
         num_pipelines=view.num_complete,
+        eval=evaluation(lease_of(view)),
     )
 
 

@@ -191,7 +191,9 @@ class NodeProvider:
     async def rounds(self, limit: int) -> s.Rounds:
         """Return the newest `limit` rounds this daemon took part in, newest last."""
         records = self._node.round_records()[-limit:]
+        view = self._view()
         return s.Rounds(
+            eval=evaluation(lease_of(view)) if view is not None else None,
             rounds=tuple(
                 s.Round(
                     outer_step=record.outer_step,
@@ -206,7 +208,7 @@ class NodeProvider:
                     ended_unix_s=record.ended_unix_s,
                 )
                 for record in records
-            )
+            ),
         )
 
     def events(self, since: int, *, follow: bool) -> AsyncIterator[Event]:

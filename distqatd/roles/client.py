@@ -18,6 +18,7 @@ from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.roles.duty import Duty
+from distqatd.roles.evaluator import Evaluator
 from distqatd.roles.lending import Lending
 from distqatd.roles.rebalancer import Rebalancer
 from distqatd.roles.run_end import RunEnd
@@ -49,7 +50,8 @@ class ClientRole:
         self.duty = Duty(context)
         self.lending = Lending(context)
         self.staff = Staff(context, self.lending.reclaim)
-        self.end = RunEnd(context)
+        self.evaluator = Evaluator(context)
+        self.end = RunEnd(context, self.evaluator)
         self.rebalancer = Rebalancer(context)
         self.routes: dict[int, Route] = {}
         self.last_plan = ""
@@ -120,6 +122,7 @@ class ClientRole:
         self.staff.forget()
         self.lending.begin(self.duty.term, self.duty.last_record)
         self.end.begin(self.duty.last_record)
+        self.evaluator.begin(self.duty.last_record)
         self.routes = known_routes(view)
         self._publish()
         self._context.tasks.spawn(self.duty.tell(view), name="client.tell_duty")
@@ -128,6 +131,7 @@ class ClientRole:
         self.staff.forget()
         self.lending.begin(0, None)
         self.end.stop()
+        self.evaluator.stop()
         self._context.dht.withdraw(r.leases_key(self._context.run_id), "client")
 
     async def _host(self, caller: Caller, _: Message) -> Message:
@@ -241,9 +245,12 @@ class ClientRole:
         routes = [self.routes[number] for number in sorted(self._complete)]
         if self.end.look(view, routes, dict.fromkeys(trainers)):
             await self.lending.count_duplicates(view)
+        if not self.end.is_over:
+            self.evaluator.look(view, routes, dict.fromkeys(trainers))
 
     def _publish(self) -> None:
         context, ledger, end = self._context, self.ledger, self.end
+        found = self.evaluator.newest
         next_batch, committed, lost = self.lending.counts()
         record = r.LeaseRecord(
             addresses=context.addresses(),
@@ -258,8 +265,9 @@ class ClientRole:
             duplicated=ledger.duplicated,
             is_finished=end.is_finished,
             finished_unix_s=end.finished_unix_s,
-            eval_loss=end.eval_loss,
-            eval_accuracy=end.eval_accuracy,
-            eval_return=end.eval_return,
+            eval_loss=found.loss,
+            eval_accuracy=found.accuracy,
+            eval_return=found.mean_return,
+            eval_outer_step=found.outer_step,
         )
         context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)

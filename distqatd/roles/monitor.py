@@ -20,6 +20,8 @@ class FleetMetrics:
 
     Attributes:
         link_bytes: bytes of a step's tensors on the links of its route, mean over pipelines.
+        eval_outer_step: of the newest anchor that was evaluated, which `eval_loss` and
+            `eval_accuracy` are of; -1 if none was.
     """
 
     outer_step: int
@@ -32,6 +34,9 @@ class FleetMetrics:
     pipelines: int
     gaps: int
     link_bytes: float
+    eval_outer_step: int = -1
+    eval_loss: float = -1.0
+    eval_accuracy: float = -1.0
 
 
 class MetricsSink(Protocol):
@@ -54,6 +59,7 @@ def fleet_metrics(view: SwarmView) -> FleetMetrics:
     training = [info.record for info in view.trainers if info.is_training]
     losses = [record.loss for record in training if record.loss >= 0]
     serving = [expert for stage in view.stages for expert in stage.serving]
+    newest = max(view.leases.values(), key=lambda lease: lease.term, default=None)
     return FleetMetrics(
         outer_step=min((expert.record.outer_step for expert in serving), default=0),
         inner_steps=sum(record.step for record in training),
@@ -65,6 +71,9 @@ def fleet_metrics(view: SwarmView) -> FleetMetrics:
         pipelines=len(training),
         gaps=len(view.gaps),
         link_bytes=sum(record.link_bytes for record in training) / max(len(training), 1),
+        eval_outer_step=newest.eval_outer_step if newest is not None else -1,
+        eval_loss=newest.eval_loss if newest is not None else -1.0,
+        eval_accuracy=newest.eval_accuracy if newest is not None else -1.0,
     )
 
 

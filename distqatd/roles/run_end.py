@@ -7,35 +7,29 @@ holder's record that it is done.
 import asyncio
 from collections.abc import Iterable
 
-from distqatd.base.errors import DistqatError
 from distqatd.base.ids import PeerId
-from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
+from distqatd.roles.evaluator import Evaluator
 from distqatd.swarm.records import LeaseRecord
-from distqatd.swarm.routes import Route, route_body
+from distqatd.swarm.routes import Route
 from distqatd.swarm.view import SwarmView
-from distqatd.wire.fields import need
-from distqatd.wire.payload import Message
 
 AGREE_S = 30.0
 """Replicas with different anchors get so long to agree before the run is evaluated, seconds."""
 
-EVALUATE_S = 600.0
 NO_EVALUATION_S = 60.0
 """A run that nobody can evaluate is finished without after so long, seconds."""
 
 
 class RunEnd:
-    """Sees that the run is over, has it evaluated, and keeps what came out."""
+    """Sees that the run is over and has it evaluated."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, evaluator: Evaluator) -> None:
         self._context = context
+        self._evaluator = evaluator
         self.is_over = False
         self.is_finished = False
         self.finished_unix_s = 0.0
-        self.eval_loss = -1.0
-        self.eval_accuracy = -1.0
-        self.eval_return = -1.0
         self._done_at: float | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -45,8 +39,6 @@ class RunEnd:
         self.is_over = self.is_finished = record is not None and record.is_finished
         if record is not None:
             self.finished_unix_s = record.finished_unix_s
-            self.eval_loss, self.eval_accuracy = record.eval_loss, record.eval_accuracy
-            self.eval_return = record.eval_return
 
     def stop(self) -> None:
         """Leave the end of the run to another client."""
@@ -93,46 +85,19 @@ class RunEnd:
         """Have any trainer evaluate any route; the next look tries again if none can."""
         now, done_at = asyncio.get_running_loop().time(), self._done_at
         may_retry = done_at is not None and now - done_at < NO_EVALUATION_S
-        if not await self._evaluate_any(routes, trainers) and may_retry:
+        last = self._context.config.diloco.outer_steps
+        if not await self._evaluator.any(routes, trainers, last) and may_retry:
             return
+        found = self._evaluator.newest
         self.is_finished = True
         self._context.events.emit(
             "run.finished",
-            loss=self.eval_loss,
-            accuracy=self.eval_accuracy,
-            mean_return=self.eval_return,
-            outer_steps=self._context.config.diloco.outer_steps,
+            loss=found.loss,
+            accuracy=found.accuracy,
+            mean_return=found.mean_return,
+            outer_steps=last,
         )
         self._context.directory.look_now()
-
-    async def _evaluate_any(self, routes: list[Route], trainers: list[PeerId]) -> bool:
-        for route in routes:
-            for trainer in trainers:
-                if await self._evaluate(trainer, route):
-                    return True
-        return False
-
-    async def _evaluate(self, trainer: PeerId, route: Route) -> bool:
-        message = Message({"route": route_body(route)})
-        try:
-            reply = await self._context.rpc.call(
-                trainer, calls.EVALUATE, message, timeout_s=EVALUATE_S
-            )
-            sums = need(reply.body, "sums", dict)
-            self.eval_loss = need(sums, "loss", float) / max(need(sums, "count", float), 1.0)
-            self.eval_accuracy = _mean(sums, "correct", "count")
-            self.eval_return = _mean(sums, "return", "episodes")
-        except DistqatError as error:
-            self._context.events.emit("evaluation.failed", degraded=True, error=str(error))
-            return False
-        return True
-
-
-def _mean(sums: dict[str, object], name: str, count: str) -> float:
-    """Return the sum `name` over `count`, or -1 where the task has no such metric."""
-    if name not in sums:
-        return -1.0
-    return need(sums, name, float) / max(need(sums, count, float), 1.0)
 
 
 def _differ(view: SwarmView) -> bool:

@@ -171,6 +171,7 @@ class LeaseRecord(_Record):
     Attributes:
         term: grows with every holder; of two records the one with the higher term counts.
         next_batch: batches below it may have been lent.
+        eval_outer_step: of the anchor that `eval_*` are about; -1 if none was evaluated.
     """
 
     addresses: tuple[str, ...]
@@ -188,6 +189,7 @@ class LeaseRecord(_Record):
     eval_loss: float
     eval_accuracy: float
     eval_return: float = -1.0
+    eval_outer_step: int = -1
 
 
 @dataclass(frozen=True, slots=True)

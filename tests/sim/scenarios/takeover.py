@@ -58,7 +58,7 @@ async def finish(swarm: Swarm, book: Book, most: int = 1) -> None:
     )
     await sim.until(swarm.is_identical, within_s=30, what="replicas hold the same anchor")
     client = clients(swarm)[await one_holder(swarm)]
-    sim.check(client.end.eval_loss >= 0, "the run was not evaluated")
+    sim.check(client.evaluator.newest.loss >= 0, "the run was not evaluated")
     ledger = client.ledger
     sim.check(ledger.lost() == 0, f"{ledger.lost()} batches lost")
     sim.check(ledger.duplicated == 0, f"{ledger.duplicated} batches duplicated")

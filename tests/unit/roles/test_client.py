@@ -193,7 +193,7 @@ async def test_a_run_that_nobody_can_evaluate_now_is_evaluated_later():
         await world.look()
         await asyncio.sleep(1)
         assert world.lease().term == 1
-        assert world.clients["me"].end.eval_loss == 0.5
+        assert world.clients["me"].evaluator.newest.loss == 0.5
 
 
 @on_virtual_time
@@ -355,7 +355,7 @@ async def test_the_end_of_the_run_survives_a_takeover():
             await world.look("other")
             await asyncio.sleep(0.3)
         assert world.clients["other"].is_finished
-        assert world.clients["other"].end.eval_loss == 0.5
+        assert world.clients["other"].evaluator.newest.loss == 0.5
 
 
 @on_virtual_time
