@@ -8,10 +8,13 @@ import importlib
 import os
 import sys
 import time
+from pathlib import Path
 
 from tests.bench.report import Report
 
-NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce")
+NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce", "diloco")
+EXTRA = {"kills": "failover", "data": "diloco", "only": "diloco"}
+"""Options that one bench takes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +25,10 @@ def main(arguments: list[str]) -> int:
     began = time.perf_counter()
     bench = importlib.import_module(f"tests.bench.{options.name}")
     report = Report(options.name)
-    more = {} if options.kills is None else {"kills": options.kills}
+    more = {name: value for name in EXTRA if (value := getattr(options, name)) is not None}
+    for name in more:
+        if EXTRA[name] != options.name:
+            _parser().error(f"--{name} is an option of {EXTRA[name]}")
     bench.run(report, quick=options.quick, peer_python=options.peer_python, **more)
     print(report.as_json() if options.json else report.as_table())
     if not options.json:
@@ -41,6 +47,15 @@ def _parser() -> argparse.ArgumentParser:
         "--peer-python", metavar="PATH", help="a Python that has hivemind 1.1.12: measure it, too"
     )
     parser.add_argument("--kills", type=int, metavar="N", help="failover: kill so many, not 30")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FILE",
+        help="diloco: train on this text, such as tiny-shakespeare, not on Python's sources",
+    )
+    parser.add_argument(
+        "--only", metavar="NAME", help="diloco: only the runs with this in the name"
+    )
     return parser
 
 

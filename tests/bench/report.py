@@ -32,6 +32,15 @@ TARGETS: dict[str, tuple[str, float]] = {
     "leftovers": (LOWER, 0.0),
     "spareless_median_s": (LOWER, 10.0),
     "other_pipelines_stall_s": (LOWER, 30.0),
+    "h50_vs_dp": (LOWER, 1.09),
+    "warm_h50_vs_dp": (LOWER, 1.015),
+    "fp32_minus_reference": (LOWER, 0.003),
+    "int8_minus_fp32": (LOWER, 0.01),
+    "int4_minus_fp32": (LOWER, 0.01),
+    "drop25_minus_fp32": (LOWER, 0.03),
+    "rejoin_minus_fp32": (LOWER, 0.03),
+    "by_samples_vs_uniform": (LOWER, 1.0),
+    "rounds_apart": (LOWER, 0.0),
 }
 """What the project wants of a ratio: which way is better, and the bound. Others are only shown."""
 
