@@ -2,9 +2,10 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 
 from distqatd.base.decision import Decision
-from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, SwarmError
+from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, NotServed, SwarmError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.pipeline.messages import STANDING
 from distqatd.roles.context import Context
@@ -134,30 +135,41 @@ class Claim:
 
         Takes as long as a claim needs to spread at least, so that joiners see each other.
         """
-        directory = self._context.directory
-        view = await directory.refresh_experts()
-        serving = [expert for stage in view.stages for expert in stage.members]
+        view = await self._context.directory.refresh_experts()
+        asked: set[Life] = set()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._wait())
-            for expert in serving[:MAX_PROBES]:
-                tasks.create_task(self._probe(expert))
-        return self._without_gone(await directory.refresh_experts())
+            tasks.create_task(self._probe_new(view, asked))
+        # A look may miss a record; whoever was not asked yet must not count unasked.
+        return await self._probe_new(await self._context.directory.refresh_experts(), asked)
+
+    async def _probe_new(self, view: SwarmView, asked: set[Life]) -> SwarmView:
+        """Ask the experts of a view that were not asked before; return it without the dead."""
+        async with asyncio.TaskGroup() as tasks:
+            for expert in (*(e for stage in view.stages for e in stage.experts), *view.joiners):
+                if _life(expert) not in asked and len(asked) < MAX_PROBES:
+                    asked.add(_life(expert))
+                    tasks.create_task(self._probe(expert))
+        return self._without_gone(view)
 
     def _without_gone(self, view: SwarmView) -> SwarmView:
-        return view.where(lambda expert: not self._is_gone(expert))
+        view = view.where(lambda expert: not self._is_gone(expert))
+        return replace(view, joiners=tuple(e for e in view.joiners if not self._is_gone(e)))
 
     def _is_gone(self, expert: ExpertInfo) -> bool:
-        life = (expert.peer_id, expert.uid, expert.record.boot_epoch)
-        return life in self._gone or is_former_life(expert, self._joiner(None))
+        return _life(expert) in self._gone or is_former_life(expert, self._joiner(None))
 
     async def _probe(self, expert: ExpertInfo) -> None:
         context, question = self._context, Message({"uid": expert.uid})
-        if is_former_life(expert, self._joiner(None)):
+        if expert.peer_id == context.peer_id:
             return
         try:
             await context.rpc.call(expert.peer_id, STANDING, question, timeout_s=PROBE_S)
         except ExpertNotFound:
-            self._note_gone(expert, "its peer does not host it")
+            if expert.record.state != r.JOINING:  # who joins does not host it yet
+                self._note_gone(expert, "its peer does not host it")
+        except NotServed:
+            return  # it lives, and hosts nothing yet
         except NetworkError as error:
             decision = await confirm_gone(context, expert.peer_id)
             text = f"it does not answer us ({error}); {decision.reason}"
@@ -171,7 +183,7 @@ class Claim:
 
     def _note_gone(self, expert: ExpertInfo, reason: str) -> None:
         if len(self._gone) < MAX_GONE:
-            self._gone.add((expert.peer_id, expert.uid, expert.record.boot_epoch))
+            self._gone.add(_life(expert))
         self._context.note("gap", expert.stage, f"{expert.uid} is gone: {reason}")
 
     def _announce(self, uid: str) -> None:
@@ -189,3 +201,7 @@ class Claim:
             memory_free=self._free_bytes(),
         )
         context.dht.announce(self._key, self.subkey, record.pack(), ttl_s=TTL_S)
+
+
+def _life(expert: ExpertInfo) -> Life:
+    return expert.peer_id, expert.uid, expert.record.boot_epoch
