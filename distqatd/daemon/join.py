@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distqatd.base.errors import ConfigError, DistqatError, JoinFailed, NotServed, Refused
+from distqatd.base.errors import ConfigError, DistqatError, JoinFailed, Refused
 from distqatd.base.ids import PeerId
 from distqatd.config.run import load_run, run_differences
 from distqatd.config.sections import RUN_WIDE, Config
@@ -115,8 +115,8 @@ def _explain(failures: Mapping[Address, DistqatError], timeout_s: float) -> str:
 async def fetch_run(pool: Rpc, peers: Sequence[PeerId], *, timeout_s: float = 0.0) -> RunOffer:
     """Return the run's configuration and operator from the first peer that gives them.
 
-    A peer that is up but does not give them yet, for it reads a checkpoint first, is asked again
-    until `timeout_s` seconds are over.
+    A peer that does not give them yet, for it reads a checkpoint first, or that was lost in this
+    moment, is asked again until `timeout_s` seconds are over.
 
     Raises:
         DistqatError: none of them did; the last one's error.
@@ -126,8 +126,8 @@ async def fetch_run(pool: Rpc, peers: Sequence[PeerId], *, timeout_s: float = 0.
     while True:
         try:
             return await _ask_each(pool, peers)
-        except NotServed:
-            if loop.time() + RETRY_S > deadline:
+        except DistqatError as error:
+            if not error.retryable or loop.time() + RETRY_S > deadline:
                 raise
         await asyncio.sleep(RETRY_S)
 

@@ -169,7 +169,8 @@ def _client_lost(rng: Random, _: int) -> p.Plan:
     names = [*_names("expert", 4), *_names("trainer", rng.randrange(3)), "client.1"]
     kind = rng.choice([p.CRASH, p.POWER, p.RESTART, p.BLACKOUT, p.PARTITION, p.DEAF])
     point, for_s = rng.randrange(60), rng.uniform(0.5, 20)
-    fault = p.Fault(kind, ("client.0",), _steps(rng), rng.uniform(0, 0.3), point, for_s)
+    steps = max(1, _steps(rng))  # whoever founds a swarm alone takes it along
+    fault = p.Fault(kind, ("client.0",), steps, rng.uniform(0, 0.3), point, for_s)
     return _plan(rng, "client-lost", _machines(rng, *names), fault)
 
 

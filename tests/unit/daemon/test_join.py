@@ -93,6 +93,14 @@ async def test_a_peer_that_reads_a_checkpoint_first_is_asked_again():
         await fetch_run(net.peer("me"), ["c"], timeout_s=10.0)
 
 
+@on_virtual_time
+async def test_a_peer_that_is_lost_in_this_moment_is_asked_again():
+    net = MemoryNetwork()
+    offer = RunOffer(b"{}", None)
+    asyncio.get_running_loop().call_later(2.5, offering, net, "back", offer.body())
+    assert await fetch_run(net.peer("me"), ["back"], timeout_s=10.0) == offer
+
+
 @pytest.mark.parametrize(
     "body", [{}, {"config": "text", "operator": b""}, {"config": b"{}", "operator": b"short"}]
 )
