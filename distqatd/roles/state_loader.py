@@ -28,6 +28,11 @@ PATIENCE_S = 15.0
 """A donor that was lost may have lost no more than its link: so long it may take to come back,
 before its state is given up and the stage starts from older state or from the seed."""
 
+LOST_STAGE_S = 45.0
+"""So long whoever has seen the stage further waits for anybody who holds that state, where nobody
+is to be reached now: a partition may heal, a checkpoint come back. All the stage has learned is
+lost when it starts from the seed. Longer than it takes two halves of a swarm to find each other."""
+
 REPLICAS = "replicas"
 MIRROR = "mirror"
 
@@ -88,7 +93,7 @@ class StateLoader:
         here already if they hold the same state.
         """
         fetches = self._fetches(expert)
-        hope_until = 0.0
+        hope_until = self._hope_until(expert, slot)
         if self._is_empty(expert):
             self._tell_weights_missing(expert)
         while True:
@@ -96,12 +101,20 @@ class StateLoader:
             if source.value is not None:
                 if await self._try(expert, source.value, fetches):
                     return None
-                hope_until = asyncio.get_running_loop().time() + PATIENCE_S
+                now = asyncio.get_running_loop().time()
+                hope_until = max(hope_until, now + PATIENCE_S)
             elif self._is_empty(expert):
                 pass  # only somebody who has the weights, or state made from them, can help
             elif asyncio.get_running_loop().time() >= hope_until:
                 return self._tell_seeded(expert, source.reason, is_loss=hope_until > 0)
             await asyncio.sleep(RETRY_S)
+
+    def _hope_until(self, expert: Expert, slot: Slot) -> float:
+        """Return the loop time until which somebody may still give state that we know existed."""
+        seen, _ = self._context.directory.advanced_at.get(slot.stage, (0, 0.0))
+        if seen <= expert.outer_step:
+            return 0.0
+        return asyncio.get_running_loop().time() + LOST_STAGE_S
 
     async def resync(self, expert: Expert, holders: Sequence[Donor]) -> None:
         """Give up our anchor for the one that most replicas hold at this outer step.

@@ -150,7 +150,10 @@ def expert_info(peer_id: PeerId, record: ExpertRecord) -> ExpertInfo | None:
 
 
 def build_stage(name: str, experts: Iterable[ExpertInfo]) -> StageView:
-    """Collect one stage's experts; of two that hold one uid, serving beats joining, then low id."""
+    """Collect one stage's experts.
+
+    Of two with one uid it is the one that serves; then the one further on; then the lower peer id.
+    """
     best: dict[ExpertUid, ExpertInfo] = {}
     for expert in experts:
         if expert.stage != name:
@@ -161,5 +164,5 @@ def build_stage(name: str, experts: Iterable[ExpertInfo]) -> StageView:
     return StageView(name, tuple(sorted(best.values(), key=lambda expert: expert.index)))
 
 
-def _precedence(expert: ExpertInfo) -> tuple[bool, PeerId]:
-    return (expert.record.state == JOINING, expert.peer_id)
+def _precedence(expert: ExpertInfo) -> tuple[bool, int, PeerId]:
+    return (expert.record.state == JOINING, -expert.record.outer_step, expert.peer_id)
