@@ -1,7 +1,7 @@
 """All experts of a daemon behind the `pipeline.*` methods: read, find the expert, answer."""
 
 from distqatd.base.errors import ExpertNotFound, RemoteProtocolError
-from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.ids import ExpertUid
 from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
@@ -41,7 +41,6 @@ class StageHost:
             (m.EVALUATE, self._evaluate),
         ):
             rpc.serve(method, handler, max_bytes=max_bytes, sink=torch_sink)
-        rpc.on_lost(self._on_lost)
 
     def attach(self, hosted: HostedExpert) -> None:
         """Serve an expert."""
@@ -76,10 +75,6 @@ class StageHost:
                 f"{call.uid} of boot epoch {hop.boot_epoch} is gone: this daemon has restarted "
                 f"and is at {self._boot_epoch}; ask the swarm for a new route"
             )
-
-    def _on_lost(self, peer_id: PeerId, _: str) -> None:
-        for hosted in self._experts.values():
-            hosted.lost(peer_id)
 
     async def _forward(self, _: Caller, message: Message) -> Message:
         call = m.MicrobatchCall.read(message.body)

@@ -6,11 +6,12 @@ aborts first, then backward, then forward, evaluation last.
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from torch import Tensor
 
 from distqatd.base.errors import (
+    DistqatError,
     HopLost,
     RemoteProtocolError,
     StepAborted,
@@ -32,9 +33,9 @@ from distqatd.wire.payload import Message
 
 IDLE = "the open step to end before the round"
 
-ORPHAN_S = 3.0
-"""A round that is due waits so long for the open step of a trainer whose link broke, seconds: it
-may come back, or another one takes its session over."""
+ASK_TRAINER_S = 3.0
+"""A round that is due waits so long for the open step before it asks the trainer whether that
+still drives it, and so long for its answer, seconds."""
 
 
 class HostedExpert:
@@ -69,6 +70,7 @@ class HostedExpert:
         self._executor = executor
         step_s = pipeline.forward_timeout + pipeline.backward_timeout
         self._call_s = step_s + diloco.averaging_timeout
+        self._rpc = rpc
         self._push = Push(expert, executor, rpc, self._call_s, links or Links())
         schedule = RunSchedule(diloco)
         self._gate = Gate(uid, lambda: schedule.inner_steps(expert.outer_step), self._call_s)
@@ -137,11 +139,6 @@ class HostedExpert:
                 )
             )
         return self.standing(call.first, call.end)
-
-    def lost(self, peer_id: PeerId) -> None:
-        """Take note that the link to a peer broke: if it is our trainer, it may not come back."""
-        if self.session is not None and self.session.trainer == peer_id:
-            self.session.is_orphan = True
 
     async def abort(self, session_id: m.SessionId, reason: str) -> None:
         """Drop the open step of a session and close it; a repetition does nothing."""
@@ -229,18 +226,38 @@ class HostedExpert:
             yield
 
     async def _until_idle(self) -> None:
-        """Wait until no step is open; end the session of a trainer that is gone."""
-
-        def may_go_on() -> bool:
-            return self.session is None or self.session.is_idle or self.session.is_orphan
-
-        await self._gate.until(may_go_on, IDLE)
+        """Wait until no step is open; drop that of a session which its trainer has left."""
         while (session := self.session) is not None and not session.is_idle:
-            await asyncio.sleep(ORPHAN_S)
-            if self.session is session and session.is_orphan and not session.is_idle:
-                await self._replace_session(None, "its trainer is gone")
-            await self._gate.until(may_go_on, IDLE)
+            if await self._ends_soon(session) or await self._is_driven(session):
+                continue
+            if self.session is session and not session.is_idle:
+                await self._replace_session(None, "its trainer has left it")
         await self._drop_step()
+
+    async def _ends_soon(self, session: Session) -> bool:
+        """Wait a moment; return whether the open step has ended in it."""
+
+        def has_ended() -> bool:
+            return self.session is not session or session.is_idle
+
+        with suppress(TimeoutError):
+            async with asyncio.timeout(ASK_TRAINER_S):
+                await self._gate.until(has_ended, IDLE)
+        return has_ended()
+
+    async def _is_driven(self, session: Session) -> bool:
+        """Ask the trainer whether it still drives a session; apply what it has decided there."""
+        question = Message(m.AskCall(self.uid, session.id).body())
+        try:
+            answer = await self._rpc.call(
+                PeerId(session.trainer), m.DRIVES, question, timeout_s=ASK_TRAINER_S
+            )
+            reply = m.DrivesReply.read(answer.body)
+            if reply.decided is not None:
+                await self.apply(session, reply.decided)
+        except DistqatError:
+            return False  # it is gone, or what it says does not fit what is done here
+        return reply.drives
 
     async def round_over(self, call: m.AskCall) -> m.Standing:
         """Return where the expert stands once no round is due or running.
@@ -274,7 +291,6 @@ class HostedExpert:
     def _session(self, session_id: m.SessionId) -> Session:
         if self.session is None or self.session.id != session_id:
             raise StepAborted(f"{self.uid} is not in session {session_id}")
-        self.session.is_orphan = False
         return self.session
 
     async def _turn(self, session: Session, step: int, microbatch: int) -> None:

@@ -22,6 +22,7 @@ ROUND = "pipeline.round"
 EVALUATE = "pipeline.evaluate"
 STANDING = "pipeline.standing"
 BOOK = "pipeline.book"
+DRIVES = "pipeline.drives"
 
 
 def learn_route(rpc: Rpc, route: Route) -> None:
@@ -214,6 +215,34 @@ class AskCall:
         """Check and return the message."""
         uid = ExpertUid(need(body, "uid", str))
         return cls(uid, SessionId.read(body), need(body, "first", int), need(body, "end", int))
+
+
+@dataclass(frozen=True, slots=True)
+class DrivesReply:
+    """Whether a trainer still drives a session.
+
+    Attributes:
+        decided: the step whose COMMIT the expert has not heard; to be applied.
+    """
+
+    drives: bool
+    decided: Decided | None
+
+    def body(self) -> dict[str, Any]:
+        """Return the fields of the message."""
+        return {
+            "drives": self.drives,
+            "decided": self.decided.body() if self.decided is not None else None,
+        }
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any]) -> Self:
+        """Check and return the message."""
+        decided = body.get("decided")
+        return cls(
+            need(body, "drives", bool),
+            Decided.read(need(body, "decided", dict)) if decided is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

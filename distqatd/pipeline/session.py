@@ -31,7 +31,6 @@ class Session:
         position: index of the expert's stage in the route.
         applied: the last step that was committed here; 0 before the first.
         done: microbatches of the open step whose backward has finished.
-        is_orphan: the trainer's link broke, and it has not been heard of since.
     """
 
     id: SessionId
@@ -42,7 +41,6 @@ class Session:
     trainer: str
     applied: int = 0
     is_closed: bool = False
-    is_orphan: bool = False
     close_reason: str = ""
     started: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)

@@ -15,6 +15,7 @@ from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
 from distqatd.net.rpc import Caller
 from distqatd.pipeline.desk import LossDesk
+from distqatd.pipeline.drivers import Drivers
 from distqatd.pipeline.evaluating import evaluate, play
 from distqatd.roles import client_calls as calls
 from distqatd.roles.context import Context
@@ -39,6 +40,7 @@ class TrainerRole:
         self._executor = executor
         self._desk = desk
         self.jobs: dict[int, Job] = {}
+        self._drivers = Drivers(context.rpc)
         context.rpc.serve(calls.START, self._start)
         context.rpc.serve(calls.STOP, self._stop)
         context.rpc.serve(calls.ADOPT, self._adopt)
@@ -102,7 +104,9 @@ class TrainerRole:
 
     async def _train(self, job: Job) -> None:
         context = self._context
-        steps = JobSteps(context, self._dataset, self._executor, self._desk, job, self._publish)
+        steps = JobSteps(
+            context, self._dataset, self._executor, self._desk, job, self._drivers, self._publish
+        )
         async with asyncio.TaskGroup() as tasks:
             line = tasks.create_task(ClientLine(context, job).run(), name="trainer.line")
             await steps.run()

@@ -1,7 +1,7 @@
 """A job's steps: open the route the client names, run batch after batch, get over failures."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from distqatd.base.backoff import Backoff
@@ -9,6 +9,7 @@ from distqatd.base.errors import DistqatError, HopLost, NonFinite
 from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
 from distqatd.pipeline.desk import LossDesk
+from distqatd.pipeline.drivers import MAX_UNSETTLED, Drivers
 from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.outcome import StepResult
 from distqatd.pipeline.runner import RouteRunner
@@ -18,9 +19,6 @@ from distqatd.roles.trainer_leases import Lent
 
 MAX_NON_FINITE = 3
 """A batch whose loss is NaN or infinite so often in a row is skipped, and counted as lost."""
-
-MAX_UNSETTLED = 256
-"""COMMITs kept for experts that could not be reached; they are delivered before the next OPEN."""
 
 ASK_AGAIN_S = 0.25
 """A job without a route or a lease asks its client this often, seconds."""
@@ -39,6 +37,7 @@ class JobSteps:
         executor: Executor,
         desk: LossDesk | None,
         job: Job,
+        drivers: Drivers,
         on_first_step: Callable[[], None],
     ) -> None:
         self._context = context
@@ -46,6 +45,7 @@ class JobSteps:
         self._executor = executor
         self._desk = desk
         self._job = job
+        self._drivers = drivers
         self._on_first_step = on_first_step
         self._num_non_finite = 0
         self._num_in_vain = 0
@@ -54,13 +54,21 @@ class JobSteps:
     async def run(self) -> None:
         """Run until the client says that the job is over."""
         job = self._job
+        try:
+            await self._run_steps()
+        finally:  # also where the job is cancelled
+            if job.runner is not None:
+                self._drivers.left(job.runner.session)
+
+    async def _run_steps(self) -> None:
+        job = self._job
         while job.over is None:
             try:
                 await self._go_on()
             except DistqatError as error:
                 await self._give_up(error)
         if job.runner is not None:
-            await job.runner.abort("the job is over")
+            await self._end(job.runner, "the job is over")
 
     async def _go_on(self) -> None:
         """Do what comes next: open or change the route, run a batch, or wait for the client."""
@@ -110,6 +118,7 @@ class JobSteps:
             context.events,
             context.config.seed,
         )
+        self._drivers.driven.add(runner.session)
         await runner.settle(job.unsettled)
         self._skip(lease, await runner.open(lease.next, lease.end))
         job.progress.route = tuple(hop.uid for hop in runner.route)
@@ -141,7 +150,7 @@ class JobSteps:
         """Leave the route for the one the client wants, or for none: nothing is replayed."""
         job = self._job
         await runner.flush()
-        await runner.abort("the pipeline takes another route")
+        await self._end(runner, "the pipeline takes another route")
         self._context.events.emit(
             "pipeline.rerouted",
             pipeline=job.pipeline,
@@ -193,7 +202,7 @@ class JobSteps:
         self._count_replay()
         batch = job.leases.current.next if job.leases.current is not None else -1
         if runner is not None:
-            await self._end(runner, error)
+            await self._end(runner, str(error), (error.uid,) if isinstance(error, HopLost) else ())
         job.leases.forget_experts()
         job.due.set()
         self._context.events.emit(
@@ -216,10 +225,10 @@ class JobSteps:
             self._job.progress.num_replayed += 1
         self._in_step = False
 
-    async def _end(self, runner: RouteRunner, error: DistqatError) -> None:
+    async def _end(self, runner: RouteRunner, reason: str, lost: Sequence[str] = ()) -> None:
         job = self._job
-        known = (error.uid,) if isinstance(error, HopLost) else ()
-        ending = await runner.abort(str(error), known)
+        ending = await runner.abort(reason, lost)
+        self._drivers.left(runner.session, ending.unsettled.values())
         job.lost = tuple(dict.fromkeys((*job.lost, *ending.lost)))
         job.unsettled = dict([*job.unsettled.items(), *ending.unsettled.items()][-MAX_UNSETTLED:])
         if ending.replay is not None:

@@ -13,6 +13,7 @@ from distqatd.base.errors import (
     StepAborted,
 )
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.drivers import Drivers
 from distqatd.wire.payload import Message
 from tests.support.inline_executor import InlineExecutor
 from tests.support.loops import on_virtual_time
@@ -240,17 +241,40 @@ async def test_a_round_does_not_wait_for_a_trainer_that_is_gone():
     assert asyncio.get_running_loop().time() - began < 4.0
 
 
+async def stranded(pipeline: Pipeline, runner):
+    """Leave the front with a step whose forward and backward are done, and no COMMIT."""
+    await runner.step(batch(0), 0)
+    hosted = pipeline.hosted["front.0.0.0"]
+    assert hosted.expert.step_is_open
+    return hosted
+
+
 @on_virtual_time
-async def test_a_trainer_that_is_heard_of_again_is_not_gone():
+async def test_a_round_waits_for_the_step_of_a_trainer_that_drives_it():
     pipeline = Pipeline("front", "back")
     runner = await opened(pipeline)
-    hosted = pipeline.hosted["front.0.0.0"]
-    hosted.lost("somebody else")
-    assert not hosted.session.is_orphan
-    hosted.lost("trainer")
-    assert hosted.session.is_orphan
-    await runner.step(batch(0), 0)
-    assert not hosted.session.is_orphan
+    drivers = Drivers(pipeline.net.peer("trainer"))
+    drivers.driven.add(runner.session)
+    hosted = await stranded(pipeline, runner)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    loop.call_later(10.0, drivers.left, runner.session)
+    async with hosted.pause():
+        assert 10.0 <= loop.time() - began < 15.0
+    assert hosted.session is None
+    assert not hosted.expert.book.local
+
+
+@on_virtual_time
+async def test_an_expert_learns_from_its_trainer_what_was_decided_while_it_was_deaf():
+    pipeline = Pipeline("front", "back")
+    runner = await opened(pipeline)
+    drivers = Drivers(pipeline.net.peer("trainer"))
+    hosted = await stranded(pipeline, runner)
+    decided = m.Decided(1, 8, 0)
+    drivers.left(runner.session, [m.CommitCall(hosted.uid, runner.session, decided)])
+    async with hosted.pause():
+        assert hosted.expert.book.local.pairs == ((0, 1),)
 
 
 @on_virtual_time
