@@ -11,6 +11,10 @@ from distqatd.roles.expert_rounds import ExpertRounds
 POLL_S = 0.1
 """A draining expert is looked at this often, seconds."""
 
+CALL_AFTER = 0.5
+"""Once so much of the deadline is over, an expert with samples calls a round itself: where nobody
+trains any more, none comes."""
+
 LINGER_S = 1.5
 """It stays so long after its last session: a trainer may have been sent here just before."""
 
@@ -42,6 +46,7 @@ class Drain:
         self._hosted = hosted
         self._rounds = rounds
         self._ends_at = 0.0
+        self._calls_at = 0.0
         self._busy_at = 0.0
         self.is_cancelled = False
 
@@ -51,17 +56,20 @@ class Drain:
 
     def hurry(self, deadline_s: float) -> None:
         """End in `deadline_s` seconds at the latest."""
-        self._ends_at = min(self._ends_at, asyncio.get_running_loop().time() + deadline_s)
+        now = asyncio.get_running_loop().time()
+        self._ends_at = min(self._ends_at, now + deadline_s)
+        self._calls_at = min(self._calls_at, now + CALL_AFTER * deadline_s)
 
     async def run(self, deadline_s: float, reason: str) -> Outcome:
         """Wait until nothing holds the expert here any more, `deadline_s` seconds at most."""
         loop, hosted, events = asyncio.get_running_loop(), self._hosted, self._context.events
         began = loop.time()
         self._ends_at, self._busy_at = began + deadline_s, began
+        self._calls_at = began + CALL_AFTER * deadline_s
         events.emit("expert.draining", uid=hosted.uid, reason=reason, deadline_s=deadline_s)
         while not self.is_cancelled and not self._is_free() and loop.time() < self._ends_at:
             await self._wait()
-            await self._take_step_alone()
+            await self._bring_samples()
         seconds = loop.time() - began
         if self.is_cancelled:
             events.emit("expert.resumed", uid=hosted.uid)
@@ -84,18 +92,25 @@ class Drain:
             async with asyncio.timeout(POLL_S):
                 await self._rounds.ended.wait()
 
-    async def _take_step_alone(self) -> None:
-        """Commit what the expert has trained by itself if it is the only replica.
+    async def _bring_samples(self) -> None:
+        """Call a round for what the expert has trained, if it is the only replica.
 
-        With others it waits for their next round: to call one early would spend an outer step.
+        With others it waits for their next round, as long as it can: to call one early spends an
+        outer step.
         """
         hosted = self._hosted
         is_busy = hosted.session is not None or hosted.round_due.is_set()
-        if is_busy or not hosted.expert.samples_since_anchor or len(self._rounds.roster()) > 1:
+        if is_busy or not hosted.expert.samples_since_anchor:
             return
-        await self._context.directory.refresh_stage(hosted.uid.split(".")[0])
-        if len(self._rounds.roster()) == 1:
+        is_late = asyncio.get_running_loop().time() >= self._calls_at
+        if is_late or await self._is_alone():
             hosted.round_due.set()
+
+    async def _is_alone(self) -> bool:
+        if len(self._rounds.roster()) > 1:
+            return False
+        await self._rounds.refresh()
+        return len(self._rounds.roster()) == 1
 
     def _tell(self, seconds: float) -> Outcome:
         hosted = self._hosted

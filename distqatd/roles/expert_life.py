@@ -164,8 +164,12 @@ class Life:
         self.publish()
 
     def is_alone(self) -> bool:
-        """Return whether no other replica holds the stage's state, as far as is known."""
-        return all(member.uid == self.slot.uid for member in self.rounds.roster())
+        """Return whether no other replica will hold the stage's state, as far as is known.
+
+        One that drains may be gone before we are, and take us for the one that stays.
+        """
+        stage = self._context.directory.view.stage(self.slot.stage)
+        return all(member.uid == self.slot.uid for member in stage.serving)
 
     def publish(self) -> None:
         """Tell the swarm where the expert stands."""

@@ -92,12 +92,25 @@ async def test_what_a_drained_expert_has_trained_counts_in_the_next_outer_step()
 
 
 @on_virtual_time
-async def test_without_a_round_before_the_deadline_the_dropped_samples_are_told():
+async def test_a_drain_that_no_round_comes_for_calls_one():
     async with ExpertWorld("full") as world:
         world.start("a", "b")
         await world.serving("a", "b")
         world.train("a", 0)
-        outcome = await drain(world, "a", deadline_s=5.0)
+        outcome = await drain(world, "a", deadline_s=20.0)
+        assert outcome.is_done
+        assert outcome.num_dropped == 0
+        assert 10.0 <= outcome.seconds < 13.0
+        assert world.roles["b"].hosted.expert.outer_step == 1
+
+
+@on_virtual_time
+async def test_samples_that_a_drain_has_no_time_for_are_told():
+    async with ExpertWorld("full") as world:
+        world.start("a", "b")
+        await world.serving("a", "b")
+        world.train("a", 0)
+        outcome = await drain(world, "a", deadline_s=0.0)
         assert outcome.is_done
         assert outcome.num_dropped == 8
         assert "8 samples dropped" in outcome.reason
