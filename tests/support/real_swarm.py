@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from distqatctl.local.plan import DaemonPlan
 from distqatctl.local.timeline import Said, Timeline
 from distqatctl.local.victims import Role, Victim, driven_pipelines
 from distqatctl.local.watch import Snapshot, Watcher
+from distqatd.api.control_schema import Job
 from distqatd.api.local_schema import KillReport
 from distqatd.api.schema import Status
 from distqatd.base.clock import SystemClock
@@ -124,8 +125,22 @@ class RealSwarm:
             self._census.count()
             self.fleet.check()
             if time.monotonic() > deadline:
-                raise RuntimeError(f"waited {within_s:g} s in vain: {what}")
+                raise RuntimeError(f"waited {within_s:g} s in vain: {what}; {self._describe()}")
             time.sleep(LOOK_EVERY_S)
+
+    def _describe(self) -> str:
+        """Say who serves what, for whoever waits in vain."""
+        lines = [f"{stage.name}: {stage.num_replicas}" for stage in self.look().stages]
+        for name in self.fleet.living():
+            try:
+                status = self.status(name)
+            except CommandFailed as error:
+                lines.append(f"{name}: {error}")
+            else:
+                experts = " ".join(f"{e.uid} {e.state}" for e in status.experts)
+                lines.append(f"{name}: {status.peer.state} {experts}")
+        driven = driven_pipelines(self.timeline.all())
+        return "\n  ".join([*lines, *(f"{n}: {one}" for n, one in driven.items())])
 
     def stop(self) -> tuple[str, ...]:
         """Stop everybody, and return what is left of them."""
@@ -220,6 +235,28 @@ class RealSwarm:
         report = drill.give_up()
         assert report is not None
         return report
+
+    # --- leaving and coming back
+
+    def user(self, hop: int) -> str:
+        """Return the daemon of the expert that pipeline 0 uses at a place of its route."""
+        self.timeline.collect()
+        uid = driven_pipelines(self.timeline.all())[0].route[hop]
+        for name in self.fleet.living("expert"):
+            if uid in {expert.uid for expert in self.status(name).experts}:
+                return name
+        raise RuntimeError(f"nobody serves {uid}")
+
+    def order(self, name: str, order: Mapping[str, object], within_s: float = 90.0) -> Job:
+        """Tell a daemon to do something, as `distqatctl` does, and wait until it is done."""
+        client = self.fleet.client(name)
+        number = client.post(Job, "/v1/jobs", dict(order)).number
+        self.wait(
+            lambda: client.get(Job, f"/v1/jobs/{number}").state != "running",
+            within_s,
+            f"{order} of {name}",
+        )
+        return client.get(Job, f"/v1/jobs/{number}")
 
     def _watch(self, drill: Drill, within_s: float) -> None:
         deadline = time.monotonic() + within_s
