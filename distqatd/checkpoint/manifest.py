@@ -77,7 +77,7 @@ class Manifest:
     Attributes:
         run: name of the run.
         outer_step: at which all stages are.
-        config_digest: `config.run.run_digest` of the run.
+        config_digest: `config.run.resume_digest` of the run.
         published_unix_s: when, by the clock of the machine that wrote it.
         stages: in pipeline order.
         files: all files of the folder but the manifest itself.

@@ -38,6 +38,16 @@ def run_digest(config: Config) -> str:
     return hashlib.sha256(dump_run(config)).hexdigest()
 
 
+def resume_digest(config: Config) -> str:
+    """Return a digest of what a run shares with the checkpoints that it may continue.
+
+    That is all of the run-wide part but how long it goes on: a run that is over may be resumed
+    with more outer steps.
+    """
+    diloco = config.diloco.model_copy(update={"outer_steps": 1})
+    return run_digest(config.model_copy(update={"diloco": diloco}))
+
+
 def load_run(config: Config, data: bytes) -> Config:
     """Return `config` with its run-wide part replaced by what `dump_run` of a peer gave.
 

@@ -2,6 +2,7 @@
 
 from distqatd.api import schema as s
 from distqatd.base.ids import ExpertUid, PeerId, nickname
+from distqatd.config.sections import Config
 from distqatd.roles.monitor import fleet_metrics
 from distqatd.swarm.records import DRAINING, LeaseRecord
 from distqatd.swarm.view import StageView, SwarmView
@@ -82,17 +83,17 @@ def _hop(uid: ExpertUid, owners: dict[ExpertUid, PeerId]) -> s.Hop:
     )
 
 
-def training(view: SwarmView, outer_steps: int) -> s.Training:
-    """Return how the run goes."""
+def training(view: SwarmView, config: Config) -> s.Training:
+    """Return how the run of `config` goes."""
     metrics = fleet_metrics(view)
     return s.Training(
         state=training_state(view),
         outer_step=metrics.outer_step,
-        outer_steps=outer_steps,
+        outer_steps=config.diloco.outer_steps,
         inner_step=metrics.inner_steps,
         loss=metrics.loss if metrics.loss >= 0 else None,
         samples_per_s=metrics.samples_per_s,
-        num_pipelines=view.num_complete,
+        num_pipelines=min(view.num_complete, config.model_pipeline.max_pipelines),
         eval=evaluation(lease_of(view)),
     )
 

@@ -60,7 +60,7 @@ class NodeProvider:
             ),
             run=self._brief(),
             peer=self._own_peer(),
-            training=training(view, node.config.diloco.outer_steps) if view else None,
+            training=training(view, node.config) if view else None,
             stages=tuple(stage_row(stage, self._age_s(stage.name)) for stage in view.stages)
             if view
             else (),
@@ -242,7 +242,7 @@ class NodeProvider:
             state=training_state(view),
             outer_step=metrics.outer_step,
             outer_steps=node.config.diloco.outer_steps,
-            inner_steps=metrics.inner_steps,
+            inner_steps=lease.committed if lease is not None else metrics.inner_steps,
             samples_per_s=self._mean_speed(metrics.num_samples, first_unix_s, lease),
             first_step_unix_s=first_unix_s,
             finished=finished,

@@ -19,7 +19,7 @@ from distqatd.base.errors import CheckpointError
 from distqatd.base.ids import ExpertUid
 from distqatd.checkpoint.reading import Checkpoint, Fault, newest_good
 from distqatd.checkpoint.store import Draft, Store
-from distqatd.config.run import dump_run, run_digest
+from distqatd.config.run import dump_run, resume_digest
 from distqatd.roles.context import Context
 from distqatd.roles.mirror_opening import check_same_run, decide_opening, newest_served
 from distqatd.roles.mirror_pull import Puller
@@ -48,7 +48,7 @@ class Outcome:
 def committed_step(view: SwarmView) -> int:
     """Return the newest outer step that every stage has reached; -1 if one is not served."""
     newest = (
-        max((expert.record.outer_step for expert in stage.serving), default=-1)
+        max((expert.record.outer_step for expert in stage.members), default=-1)
         for stage in view.stages
     )
     return min(newest, default=-1)
@@ -116,8 +116,8 @@ class MirrorRole:
             CheckpointError: the folder cannot be used.
         """
         config = self._context.config
-        keep, owner = config.param_mirror.keep, f"{config.experiment_prefix} {run_digest(config)}"
-        self._store = await self._do(lambda: Store.open(self.root, keep, owner))
+        owner = f"{config.experiment_prefix} {resume_digest(config)}"
+        self._store = await self._do(lambda: Store.open(self.root, config.param_mirror.keep, owner))
         if self._store is None:
             return
         try:
@@ -281,7 +281,7 @@ class MirrorRole:
         config, run_id = self._context.config, self._context.run_id
         now_unix_s = self._context.clock.now()
         return await self._do(
-            lambda: draft.publish(run_id, dump_run(config), run_digest(config), now_unix_s)
+            lambda: draft.publish(run_id, dump_run(config), resume_digest(config), now_unix_s)
         )
 
     def _note(self, *, ok: bool, text: str) -> None:

@@ -12,7 +12,7 @@ from distqatd.base.errors import ConfigError
 from distqatd.checkpoint.manifest import Manifest
 from distqatd.checkpoint.reading import Checkpoint, Fault
 from distqatd.checkpoint.store import read_run_config
-from distqatd.config.run import load_run, run_differences, run_digest
+from distqatd.config.run import load_run, resume_digest, run_differences
 from distqatd.config.sections import Config
 from distqatd.swarm.view import SwarmView
 
@@ -73,7 +73,7 @@ def check_same_run(config: Config, checkpoint: Checkpoint) -> None:
             f"{folder} holds checkpoints of run {manifest.run}, this is run "
             f"{config.experiment_prefix}\nfix: {another}"
         )
-    if manifest.config_digest == run_digest(config):
+    if manifest.config_digest == resume_digest(config):
         return
     theirs = load_run(config, read_run_config(checkpoint))
     lines = "\n  ".join(run_differences(config, theirs))

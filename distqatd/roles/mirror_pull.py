@@ -113,8 +113,8 @@ class Puller:
         await fetch.download(offer)
 
     async def _ask(self, stage: StageView) -> None:
-        newest = max((e.record.outer_step for e in stage.serving), default=-1)
-        chosen = [e for e in stage.serving if e.record.outer_step == newest][:DONORS_PER_STAGE]
+        newest = max((e.record.outer_step for e in stage.members), default=-1)
+        chosen = [e for e in stage.members if e.record.outer_step == newest][:DONORS_PER_STAGE]
         donors = [(expert.uid, expert.peer_id) for expert in chosen]
         if self._is_vain(stage.name, (newest, *donors)):
             return

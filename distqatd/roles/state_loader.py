@@ -15,7 +15,7 @@ from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.payload import torch_sink
 from distqatd.compute.results import Snapshot
-from distqatd.config.run import run_digest
+from distqatd.config.run import resume_digest
 from distqatd.optim.outer import state_names
 from distqatd.roles.context import Context
 from distqatd.swarm.placement import Slot
@@ -84,7 +84,7 @@ class StateLoader:
         self._context = context
         self._may_seed = may_seed
         self._executor = executor
-        self._config_digest = run_digest(context.config)
+        self._config_digest = resume_digest(context.config)
 
     async def load(self, expert: Expert, slot: Slot) -> None:
         """Load the newest committed state of the stage, unless the expert has it.

@@ -32,9 +32,9 @@ def _slow_machines(monkeypatch):
     monkeypatch.setattr(whole_swarm, "STEP_COST_S", 0.1)
 
 
-def config_of(model, **mirror):
+def config_of(model, outer_steps=OUTER, **mirror):
     options, inner = RUNS[model]
-    values = make_config(inner_steps=INNER, outer_steps=OUTER, inner_optim=inner).model_dump()
+    values = make_config(inner_steps=INNER, outer_steps=outer_steps, inner_optim=inner).model_dump()
     values["model_pipeline"]["pipeline"] = [
         {"model_name": f"{model}.{name}", **options} for name in ("front", "back")
     ]
@@ -77,7 +77,13 @@ class Life:
             self.kept = mirror.shelf.outer_step if mirror else 0
             return self.kept >= 2
 
-        until = swarm.is_finished if self._stop is None else is_kept
+        def is_over():
+            is_kept()
+            keeps_all = not self._config.param_mirror.enable or self.kept >= last
+            return swarm.is_finished() and keeps_all
+
+        last = self._config.diloco.outer_steps
+        until = is_over if self._stop is None else is_kept
         await sim.until(until, within_s=900, what="the life is over", every_s=0.1)
         for hosted in swarm.experts():
             self.state |= {k: v.clone() for k, v in hosted.expert.stage.global_state_dict().items()}
@@ -106,3 +112,13 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, model,
     assert resumed.order == list(range(begin, OUTER * INNER))
     assert resumed.losses == {n: whole.losses[n] for n in range(begin, OUTER * INNER)}
     assert same(resumed.state, whole.state)
+
+
+def test_a_run_that_is_over_goes_on_with_more_outer_steps(tmp_path):
+    whole = Life(config_of("resnet18"))
+    mirror = {"enable": True, "refresh_every": 0.1, "checkpoint_dir": tmp_path / "kept"}
+    short = Life(config_of("resnet18", outer_steps=2, **mirror), seed=1)
+    assert short.kept == 2
+    longer = Life(config_of("resnet18", **mirror, resume=True), seed=2)
+    assert longer.order == list(range(2 * INNER, OUTER * INNER))
+    assert same(longer.state, whole.state)

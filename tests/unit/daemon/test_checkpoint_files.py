@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from distqatd.averaging.state import pack
 from distqatd.base.errors import CheckpointError
 from distqatd.checkpoint.manifest import StageEntry
-from distqatd.config.run import dump_run, run_digest
+from distqatd.config.run import dump_run, resume_digest
 from distqatd.config.sections import Config
 from distqatd.daemon import cli
 from distqatd.daemon.checkpoint_files import export, list_checkpoints
@@ -48,7 +48,7 @@ def keep(root, family, experts, layout_digest=None):
         writer = draft.add_stage(entry, state.specs)
         for target, data in zip(writer.data, state.data, strict=True):
             target[:] = data
-    checkpoint = draft.publish("tiny", dump_run(config), run_digest(config), 5.0)
+    checkpoint = draft.publish("tiny", dump_run(config), resume_digest(config), 5.0)
     store.close()
     return checkpoint
 

@@ -8,7 +8,7 @@ from distqatd.averaging.manifest import ALL
 from distqatd.averaging.serving import StateServer
 from distqatd.averaging.state import pack
 from distqatd.base.errors import NonFinite
-from distqatd.config.run import run_digest
+from distqatd.config.run import resume_digest
 from distqatd.roles.expert_life import REFRESH_S
 from distqatd.roles.state_loader import MIRROR, REPLICAS, pick_mirrors, pick_replicas
 from distqatd.swarm import records as r
@@ -61,7 +61,7 @@ def trained(world):
 def announce_mirror(world, peer, state, outer_step=2):
     server = StateServer(world.net.peer(peer))
     server.offer("mirror/full", lambda _: state)
-    value = r.MirrorRecord(("/ip4/10.0.0.1/tcp/1",), 1, outer_step, run_digest(world.config))
+    value = r.MirrorRecord(("/ip4/10.0.0.1/tcp/1",), 1, outer_step, resume_digest(world.config))
     world.board.put(r.mirror_key(RUN), peer, "", value.pack())
 
 
