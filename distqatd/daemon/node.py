@@ -178,6 +178,10 @@ class Node:
             await self.crew.mirror.finish(min(deadline_s, LAST_CHECKPOINT_S))
         if deadline_s > 0 and commands and context and context.directory.others():
             self.is_leaving = True
+            began = asyncio.get_running_loop().time()
+            if self.crew.trainer is not None:
+                await self.crew.trainer.leave(deadline_s)
+            deadline_s = max(0.0, deadline_s - (asyncio.get_running_loop().time() - began))
             # The drain keeps its deadline itself; if it does not, the daemon ends all the same.
             try:
                 async with asyncio.timeout(deadline_s + LEAVE_GRACE_S):

@@ -221,6 +221,9 @@ class ClientRole:
         pipeline = self.staff.heard(report.pipeline)
         pipeline.outer_step = report.outer_step
         self._note_lost(report)
+        if report.leaves:
+            self.staff.release(report.pipeline)
+            return self._over("its trainer leaves")
         if self.end.is_over or report.outer_step >= self._context.config.diloco.outer_steps:
             return self._over("the last outer step is done")
         route = self.routes[report.pipeline] if report.pipeline in self._complete else ()

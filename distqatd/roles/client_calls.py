@@ -104,6 +104,7 @@ class Report:
         wants_lease: whether what it holds will soon be done, or it holds nothing.
         wants_route: whether its route failed, or it has none.
         outer_step: lowest committed outer step of the route's stages.
+        leaves: whether this is the job's last report: the trainer leaves, and nothing is open.
     """
 
     pipeline: int
@@ -115,6 +116,7 @@ class Report:
     wants_lease: bool
     wants_route: bool
     outer_step: int
+    leaves: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -128,6 +130,7 @@ class Report:
             "wants_lease": self.wants_lease,
             "wants_route": self.wants_route,
             "outer_step": self.outer_step,
+            "leaves": self.leaves,
         }
 
     @classmethod
@@ -150,6 +153,7 @@ class Report:
             need(body, "wants_lease", bool),
             need(body, "wants_route", bool),
             need(body, "outer_step", int),
+            need(body, "leaves", bool),
         )
 
 

@@ -52,12 +52,14 @@ class Staff:
         self._hosting: set[PeerId] = set()
         self._coming: set[PeerId] = set()
         self._refused_at: dict[PeerId, float] = {}
+        self._left: set[PeerId] = set()
         context.rpc.on_lost(self._on_lost)
 
     def forget(self) -> None:
         """Begin anew: this daemon has taken the duty, or given it up."""
         self.pipelines.clear()
         self._met.clear()
+        self._left.clear()
         self._suspects.clear()
 
     def heard(self, number: int) -> Pipeline:
@@ -77,6 +79,14 @@ class Staff:
         if self.pipelines.pop(number, None) is not None:
             self._context.events.emit("trainer.lost", degraded=True, pipeline=number, reason=reason)
             self._on_dismissed(number)
+
+    def release(self, number: int) -> None:
+        """Take a pipeline from a trainer that leaves; that one gets none any more."""
+        pipeline = self.pipelines.pop(number)
+        self._left.add(pipeline.trainer)
+        self._context.events.emit("trainer.left", pipeline=number, peer=pipeline.trainer)
+        self._on_dismissed(number)
+        self._context.directory.look_now()
 
     # --- who is there
 
@@ -104,6 +114,7 @@ class Staff:
                 met[peer] = known[peer]
                 reports += [(peer, report) for report in found]
         self._met = met
+        self._left &= met.keys() - set(new)  # whoever is new has come back, or is gone for good
         return reports
 
     def _check_jobs(self, peer: PeerId, reports: Collection[calls.Report]) -> None:
@@ -137,6 +148,7 @@ class Staff:
         """Return the trainers with how many pipelines each may run, and have more hosted."""
         known = {info.peer_id for info in view.trainers} | self._hosting
         known |= {pipeline.trainer for pipeline in self.pipelines.values()}
+        known -= self._left
         roles = {peer: record.roles for peer, record in view.peers.items()}
         clients = [self._context.peer_id]
         clients += sorted(p for p in roles if "client" in roles[p] and p not in clients)

@@ -10,6 +10,7 @@ Read `trainer_job` (what a job is), `trainer_leases` (its batches), `trainer_lin
 
 import asyncio
 
+from distqatd.base.errors import SwarmError
 from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.data.batches import Dataset
@@ -28,6 +29,9 @@ from distqatd.swarm.routes import read_route
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
+IDLE = "idle"
+"""Subkey of the record that says that there is a trainer, whatever it trains."""
+
 
 class TrainerRole:
     """Serves `trainer.*` and runs the jobs."""
@@ -40,6 +44,7 @@ class TrainerRole:
         self._executor = executor
         self._desk = desk
         self.jobs: dict[int, Job] = {}
+        self._is_leaving = False
         self._drivers = Drivers(context.rpc)
         context.rpc.serve(calls.START, self._start)
         context.rpc.serve(calls.STOP, self._stop)
@@ -57,10 +62,25 @@ class TrainerRole:
             for job in [*self.jobs.values()]:
                 self._end(job)
 
+    async def leave(self, deadline_s: float) -> None:
+        """End every job after its present step, and have the client give it to another trainer.
+
+        A job whose step takes longer than the deadline is left to be cancelled: it is replayed.
+        """
+        self._is_leaving = True
+        tasks = [job.task for job in self.jobs.values() if job.task is not None]
+        for job in self.jobs.values():
+            job.leave()
+        self._context.dht.withdraw(self._key, IDLE)
+        if tasks:
+            await asyncio.wait(tasks, timeout=deadline_s)
+
     # --- what the client asks
 
     async def _start(self, caller: Caller, message: Message) -> Message:
         number, term = need(message.body, "pipeline", int), need(message.body, "term", int)
+        if self._is_leaving:
+            raise SwarmError("this trainer leaves; start the pipeline elsewhere")
         held = self.jobs.get(number)
         if held is not None:
             held.check_term(caller, term)
@@ -108,9 +128,12 @@ class TrainerRole:
             context, self._dataset, self._executor, self._desk, job, self._drivers, self._publish
         )
         async with asyncio.TaskGroup() as tasks:
-            line = tasks.create_task(ClientLine(context, job).run(), name="trainer.line")
+            line = ClientLine(context, job)
+            reports = tasks.create_task(line.run(), name="trainer.line")
             await steps.run()
-            line.cancel()
+            reports.cancel()
+        if job.is_leaving:
+            await line.say_goodbye()
         context.events.emit("trainer.ended", pipeline=job.pipeline, reason=job.over)
         self.jobs.pop(job.pipeline, None)
         self._publish(job)
@@ -134,8 +157,8 @@ class TrainerRole:
 
     def _publish(self, ended: Job | None = None) -> None:
         context = self._context
-        idle = Job(-1, context.peer_id)
-        for job in [idle, *self.jobs.values(), *([ended] if ended else [])]:
+        idle = [] if self._is_leaving else [Job(-1, context.peer_id)]
+        for job in [*idle, *self.jobs.values(), *([ended] if ended else [])]:
             progress = job.progress
             record = r.TrainerRecord(
                 addresses=context.addresses(),
@@ -151,5 +174,5 @@ class TrainerRole:
                 link_bytes=round(progress.link_bytes),
                 first_step_unix_s=progress.first_step_unix_s,
             )
-            subkey = "idle" if job.pipeline < 0 else str(job.pipeline)
+            subkey = IDLE if job.pipeline < 0 else str(job.pipeline)
             context.dht.announce(self._key, subkey, record.pack(), ttl_s=TTL_S)

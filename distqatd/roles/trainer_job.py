@@ -58,6 +58,7 @@ class Job:
         must_leave: why the present route is to be left although there is no other; or "".
         session: number for the next session, from the client's last answer.
         over: why the job is over, once it is.
+        is_leaving: it is over because the trainer leaves, not by the client's word.
         num_failures: grows with every failure of a route: an answer to a question from before
             the last one says nothing about routes.
         lost: peers to be reported as lost.
@@ -77,6 +78,7 @@ class Job:
     session: int = 0
     serial: int = 0
     over: str | None = None
+    is_leaving: bool = False
     num_failures: int = 0
     lost: tuple[PeerId, ...] = ()
     unreported_replays: int = 0
@@ -98,6 +100,12 @@ class Job:
         """Report to another client from now on, at once."""
         self.client, self.term = client, term
         self.due.set()
+
+    def leave(self) -> None:
+        """End after the present step, for another trainer to go on."""
+        if self.over is None:
+            self.over, self.is_leaving = "its trainer leaves", True
+            self.news.set()
 
     def standing(self) -> calls.Report:
         """Return how the job stands, with nothing asked for."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from dataclasses import replace
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError
@@ -42,9 +43,7 @@ class ClientLine:
                 grant = await self._ask(report)
                 job.take(report, grant, num_failures)
             except DistqatError as error:
-                self._context.events.emit(
-                    "client.silent", degraded=True, pipeline=job.pipeline, error=str(error)
-                )
+                self._tell_silent(error)
                 self._look_elsewhere()
                 await asyncio.sleep(RETRY_S)
                 continue
@@ -53,6 +52,19 @@ class ClientLine:
             with suppress(TimeoutError):
                 async with asyncio.timeout(calls.SYNC_EVERY_S):
                     await job.due.wait()
+
+    async def say_goodbye(self) -> None:
+        """Tell the client how far the job came, so that another trainer goes on from there."""
+        report = replace(self._job.report(), wants_lease=False, leaves=True)
+        try:
+            await self._ask(report)
+        except DistqatError as error:
+            self._tell_silent(error)  # it learns from the experts' books instead
+
+    def _tell_silent(self, error: DistqatError) -> None:
+        self._context.events.emit(
+            "client.silent", degraded=True, pipeline=self._job.pipeline, error=str(error)
+        )
 
     async def _ask(self, report: calls.Report) -> calls.Grant:
         reply = await self._context.rpc.call(

@@ -1,5 +1,7 @@
 """Experts drain, come back and change stages while a run goes on: no step notices."""
 
+import asyncio
+
 from tests.sim.registry import scenario
 from tests.sim.scenarios.whole_swarm import Swarm, make_config
 from tests.sim.sim import Sim
@@ -21,8 +23,7 @@ class Drains:
         self.swarm = Swarm(sim, config.model_copy(update={"model_pipeline": pipeline}))
         self.swarm.add("monitor", "client")
         self.ips = [self.swarm.add("expert") for _ in range(num_experts)]
-        for _ in range(2):
-            self.swarm.add("trainer")
+        self.trainers = [self.swarm.add("trainer") for _ in range(2)]
 
     def role(self, ip: str) -> object:
         """Return the expert role of a machine."""
@@ -129,6 +130,25 @@ async def reassigns(sim: Sim) -> dict[str, int]:
         sim.check(outcome.is_done, f"not moved: {outcome}")
         sim.check(outcome.num_dropped == outcome.num_cut == 0, f"a move lost work: {outcome}")
         await drains.wait_until_trained(10)
+    drains.check_nothing_was_lost()
+    committed = drains.swarm.client.ledger.committed
+    await drains.swarm.stop()
+    return {"committed": committed}
+
+
+@scenario("trainers-leave")
+async def trainers_leave(sim: Sim) -> dict[str, int]:
+    """A trainer's daemon is told to end, as by SIGTERM: another trainer goes on where it was."""
+    drains = Drains(sim, 4)
+    await drains.start()
+    ip = sim.rng.choice(drains.trainers)
+    await asyncio.sleep(sim.rng.uniform(0.0, 1.0))
+    node = drains.swarm.nodes[ip]
+    await drains.order(ip, node.drain_and_stop("the scenario", DEADLINE_S))
+    await sim.until(lambda: len(drains.swarm.client.pipelines) == 2, within_s=5, what="both run")
+    await drains.wait_until_trained(20)
+    trainers = {one.trainer for one in drains.swarm.client.pipelines.values()}
+    sim.check(node.identity.peer_id not in trainers, "who left still has a pipeline")
     drains.check_nothing_was_lost()
     committed = drains.swarm.client.ledger.committed
     await drains.swarm.stop()
