@@ -61,8 +61,9 @@ def test_the_holder_is_killed_and_the_other_client_ends_the_run_with_nothing_los
     assert "run.finished" not in holder.text
     assert not torch_in(standby)
     wait_for(lambda: "run.finished" in standby.text, 120, "the run is finished")
+    # What a daemon shows of the run it reads from the swarm's records, a moment later.
+    wait_for(lambda: standby.ask("run", "show")["finished"], 30, "everybody may know")
     run, status = standby.ask("run", "show"), standby.ask("status")
-    assert run["finished"]
     assert (run["batches"]["lost"], run["batches"]["duplicated"]) == (0, 0)
     assert run["batches"]["committed"] >= NUM_BATCHES
     assert run["eval"]["accuracy"] > 0.8

@@ -19,8 +19,6 @@ from tests.sim.elastic.draw import draw
 from tests.sim.registry import find
 from tests.sim.sim import SimFailure, run
 
-pytestmark = pytest.mark.long
-
 Patch = pytest.MonkeyPatch
 
 

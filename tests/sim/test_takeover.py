@@ -7,8 +7,6 @@ import pytest
 from tests.sim.registry import find
 from tests.sim.sim import SimFailure, run
 
-pytestmark = pytest.mark.long
-
 NAMES = ("client-dies", "client-restarts", "clients-cut-off", "monitor-restarts")
 NUM_SEEDS = max(5, int(os.environ.get("DISTQAT_SIM_SEEDS", "200")) // 40)
 
