@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from distqatd.config.section import Float, PositiveFloat, Section
 
+BUILT_IN = ("digits", "python_sources", "spoken", "karate", "cartpole")
+"""Data sets that come with DistQat: in memory, no file of the user's, no network."""
+
 
 class DataConfig(Section):
     """The data of a run. Run-wide."""
@@ -22,6 +25,11 @@ class DataConfig(Section):
     )
     task_type: Literal["cv", "llm", "nlp", "speech", "image_gen", "node_pred", "rl"] = Field(
         "cv", description="decides collate and loss"
+    )
+    transform: str | None = Field(
+        None,
+        description="a function between source and model, by its name in the entry point group "
+        "distqat.transforms of an installed package; runs in the data server",
     )
     num_workers: int = Field(0, ge=0, description="extra preparation workers")
     precision: Literal["fp32", "bf16", "fp16-mixed"] = Field(

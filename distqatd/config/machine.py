@@ -30,6 +30,20 @@ class ComputeConfig(Section):
     )
 
 
+class DataServerConfig(Section):
+    """The process that prepares batches for all trainers of this machine. Local to a machine."""
+
+    mode: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="on: a client starts one as soon as a trainer asks; auto: if preparing "
+        "batches is worth it; off: none is started or asked",
+    )
+    slots: int = Field(16, ge=2, le=1024, description="batches kept ready at most")
+    ring_bytes: int = Field(
+        256 << 20, ge=1 << 20, description="memory for them at most, but two always have room"
+    )
+
+
 class TelemetryConfig(Section):
     """Logs and metrics. Local to a machine."""
 

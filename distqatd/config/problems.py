@@ -11,7 +11,6 @@ from distqatd.base.errors import ConfigError
 from distqatd.config.tree import expected, find_leaf, leaves, model_at
 
 _ELSEWHERE: Mapping[str, str] = {
-    "data_server": "trainers prepare their own batches in this version; remove the section",
     "initial_peers": "it is called network.join here",
     "announce_maddrs": "it is called network.announce here",
     "host_maddrs": "it is called network.host and network.port here",

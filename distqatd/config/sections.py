@@ -15,7 +15,12 @@ from distqatd.config.diloco import (
     OuterOptimConfig,
     WarmStartConfig,
 )
-from distqatd.config.machine import ComputeConfig, ParamMirrorConfig, TelemetryConfig
+from distqatd.config.machine import (
+    ComputeConfig,
+    DataServerConfig,
+    ParamMirrorConfig,
+    TelemetryConfig,
+)
 from distqatd.config.model import ModelPipelineConfig, StageConfig
 from distqatd.config.network import NetworkConfig
 from distqatd.config.quant import QuantConfig
@@ -27,6 +32,7 @@ __all__ = [
     "Config",
     "ControlConfig",
     "DataConfig",
+    "DataServerConfig",
     "DilocoConfig",
     "InnerOptimConfig",
     "ModelPipelineConfig",
@@ -58,6 +64,7 @@ class Config(Section):
     max_expert_index: int = Field(128, ge=1, description="replicas of a stage at most")
     network: NetworkConfig = NetworkConfig()
     data: DataConfig = DataConfig()
+    data_server: DataServerConfig = DataServerConfig()
     diloco: DilocoConfig = DilocoConfig()
     model_pipeline: ModelPipelineConfig = ModelPipelineConfig()
     quant: QuantConfig = QuantConfig()

@@ -61,6 +61,7 @@ async def run(options: Options) -> int:
         time.perf_counter,
         in_thread,
         free_bytes,
+        options.state_dir,
     )
     # Wall time: a restart must look newer than the life before, also after a reboot.
     node = Node(

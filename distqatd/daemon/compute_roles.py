@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from distqatd.averaging.averager import Averager
@@ -14,15 +15,17 @@ from distqatd.compute.weights import Weights, check_weights
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import Config, DataConfig
 from distqatd.daemon.seams import Seams
-from distqatd.data.batches import open_dataset
-from distqatd.data.catalog import SOURCES
+from distqatd.data.batches import Finish, open_dataset
 from distqatd.data.tasks import task
 from distqatd.models.schema import check_samples
 from distqatd.optim.inner import check_inner_optimizer
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.links import make_links
+from distqatd.roles.batches import Batches, LaterBatches, OwnBatches
 from distqatd.roles.context import Context
+from distqatd.roles.data_calls import meeting_place, named_data, wants_server
+from distqatd.roles.data_feed import ServedBatches
 from distqatd.roles.expert import ExpertParts, ExpertRole
 from distqatd.roles.moves import Moves
 from distqatd.roles.trainer import TrainerRole
@@ -131,7 +134,7 @@ def check_data_source(data: DataConfig, *, is_ours: bool) -> None:
     Raises:
         ConfigError: it is no data set that comes with DistQat, and was not given on this machine.
     """
-    named = [*({data.dataset_name} - set(SOURCES)), *filter(None, [data.tokenizer])]
+    named = named_data(data)
     if named and not is_ours:
         raise ConfigError(
             f"this swarm's run reads {' and '.join(map(repr, named))}, which was not given on this "
@@ -140,29 +143,62 @@ def check_data_source(data: DataConfig, *, is_ours: bool) -> None:
         )
 
 
-def build_trainer(context: Context, device: Device, *, knows_data: bool) -> TrainerRole:
-    """Return this daemon's trainer role.
+def open_batches(
+    context: Context, device: Device, *, knows_data: bool, may_be_served: bool
+) -> Batches:
+    """Return where the trainer's batches come from.
 
     Args:
         context: this daemon.
-        device: where the loss is computed, if here.
+        device: where batches are finished.
         knows_data: whether the data set was named on this machine, not by the swarm alone.
+        may_be_served: whether this machine can have a data server.
 
     Raises:
         ConfigError: the data set cannot be opened, or may not be.
     """
     config = context.config
     check_data_source(config.data, is_ours=knows_data)
-    criterion = task(config.data.task_type)
-    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    data, size = config.data, config.diloco.batch_size_per_step
+    open_data = partial(open_dataset, data, config.seed, size)
+    decision = wants_server(config, is_ours=knows_data)
+    if not decision.value or not may_be_served:
+        if data.transform is not None:
+            raise ConfigError(
+                f"data.transform {data.transform!r} runs in a data server, and there is none: "
+                f"{decision.reason}"
+            )
+        return OwnBatches(open_data(), device.executor)
+    context.note("data", "server", decision.reason)
+    return ServedBatches(
+        meeting_place(config),
+        Finish.of(data, config.seed, size),
+        device.executor,
+        LaterBatches(open_data, device.executor) if data.transform is None else None,
+        context.events,
+        context.rng,
+        plays=data.task_type == "rl",
+    )
+
+
+def build_trainer(
+    context: Context, device: Device, *, knows_data: bool, may_be_served: bool = False
+) -> TrainerRole:
+    """Return this daemon's trainer role; see `open_batches`.
+
+    Raises:
+        ConfigError: the data set cannot be opened, or may not be.
+    """
+    config = context.config
+    batches = open_batches(context, device, knows_data=knows_data, may_be_served=may_be_served)
     desk = None
     if config.model_pipeline.loss_at == "trainer":
         last = len(context.stage_names) - 1
         desk = LossDesk(
             context.rpc,
             device.executor,
-            criterion,
+            task(config.data.task_type),
             config.network.bytes_in_flight,
             make_links(config.quant, context.stage_names).behind(last),
         )
-    return TrainerRole(context, dataset, device.executor, desk)
+    return TrainerRole(context, batches, desk)

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 
 from distqatd.averaging.serving import StateServer
 from distqatd.base.events import EventLog
+from distqatd.daemon.data_host import DataHost
 from distqatd.daemon.options import Options
 from distqatd.daemon.seams import Seams
 from distqatd.roles.client import ClientRole
 from distqatd.roles.context import Context
+from distqatd.roles.data_calls import Job, meeting_place, wants_server
 from distqatd.roles.mirror import MirrorRole
 from distqatd.roles.monitor import MetricsSink, MonitorRole, NoSink
 from distqatd.roles.wandb_sink import WandbSink
@@ -50,6 +52,7 @@ class Crew:
         self._device: Device | None = None
         self._sink: WandbSink | None = None
         self._averager: Averager | None = None
+        self._data_host: DataHost | None = None
 
     async def open_mirror(self, context: Context) -> None:
         """Open the param mirror, if this daemon has one, before others learn of the run from us.
@@ -114,6 +117,7 @@ class Crew:
         async def start_trainer() -> None:
             await self._start_trainer(context)
 
+        self._host_data(context)
         self.client = ClientRole(context, start_trainer)
         context.tasks.keep(self.client.run, name="client")
 
@@ -142,11 +146,30 @@ class Crew:
         await self.load_compute()
         from distqatd.daemon import compute_roles
 
-        knows_data = self._was_named_here(context, "data.dataset_name")
+        if context.config.data.transform is not None:
+            self._host_data(context)  # it must not run in this daemon
         self.trainer = compute_roles.build_trainer(
-            context, self._open_device(context), knows_data=knows_data
+            context,
+            self._open_device(context),
+            knows_data=self._was_named_here(context, "data.dataset_name"),
+            may_be_served=self._seams.data_folder is not None,
         )
         context.tasks.keep(self.trainer.run, name="trainer")
+
+    def _host_data(self, context: Context) -> None:
+        """Keep a data server at hand for the trainers of this machine, if it is worth it."""
+        folder = self._seams.data_folder
+        if folder is None or self._data_host is not None:
+            return
+        config = context.config
+        is_ours = self._was_named_here(context, "data.dataset_name")
+        decision = wants_server(config, is_ours=is_ours)
+        context.note("data", "host", decision.reason)
+        if decision.value:
+            batch_size = config.diloco.batch_size_per_step
+            job = Job(config.data, config.seed, batch_size, config.data_server, str(folder))
+            self._data_host = DataHost(meeting_place(config), job, self._events, self._seams.rng)
+            context.tasks.keep(self._data_host.run, name="data")
 
     def _was_named_here(self, context: Context, path: str) -> bool:
         """Return whether this machine gave a value: the swarm alone must not name what it reads."""

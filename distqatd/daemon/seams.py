@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distqatd.base.clock import Clock
@@ -26,6 +27,7 @@ class Seams:
         timer: seconds, for throughput of experts.
         in_thread: runs something slow beside the loop; used before there is an executor.
         free_bytes: memory that a device, given by name, has left; 0 if unknown.
+        data_folder: where the ring of a data server may be a file; None: there is no data server.
     """
 
     transport: Transport
@@ -35,3 +37,4 @@ class Seams:
     timer: Callable[[], float]
     in_thread: Callable[[Callable[[], object]], Awaitable[object]]
     free_bytes: Callable[[str], int] = unknown_bytes
+    data_folder: Path | None = None

@@ -2,5 +2,6 @@
 
 Read in this order: `context` (what every role is given), `directory` (the swarm as this daemon
 sees it), `claim` and `expert`, `client_calls` and `client` (pipelines and leases), `trainer`,
-`monitor`, `baseline` (the same run, unsplit, as plain torch: the oracle).
+`batches` and `data_server` (where batches come from), `monitor`, `baseline` (the same run, unsplit,
+as plain torch: the oracle).
 """

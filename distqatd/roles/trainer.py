@@ -12,13 +12,12 @@ import asyncio
 
 from distqatd.base.errors import SwarmError
 from distqatd.base.ids import PeerId
-from distqatd.compute.executor import Executor
-from distqatd.data.batches import Dataset
 from distqatd.net.rpc import Caller
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.drivers import Drivers
 from distqatd.pipeline.evaluating import evaluate, play
 from distqatd.roles import client_calls as calls
+from distqatd.roles.batches import Batches
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.roles.trainer_job import Job
@@ -36,12 +35,9 @@ IDLE = "idle"
 class TrainerRole:
     """Serves `trainer.*` and runs the jobs."""
 
-    def __init__(
-        self, context: Context, dataset: Dataset, executor: Executor, desk: LossDesk | None
-    ) -> None:
+    def __init__(self, context: Context, batches: Batches, desk: LossDesk | None) -> None:
         self._context = context
-        self._dataset = dataset
-        self._executor = executor
+        self._batches = batches
         self._desk = desk
         self.jobs: dict[int, Job] = {}
         self._is_leaving = False
@@ -112,10 +108,10 @@ class TrainerRole:
 
     async def _evaluate(self, _: Caller, message: Message) -> Message:
         route = read_route(need(message.body, "route", list))
-        batches = await self._executor.run(lambda: [*self._dataset.validation_batches()])
+        batches = await self._batches.validation()
         timeout_s = self._context.config.model_pipeline.forward_timeout
         sums = await evaluate(self._context.rpc, route, batches, timeout_s)
-        trial = self._dataset.trial()
+        trial = await self._batches.trial()
         if trial is not None:
             sums |= await play(self._context.rpc, route, trial, timeout_s)
         return Message({"sums": sums})
@@ -124,9 +120,7 @@ class TrainerRole:
 
     async def _train(self, job: Job) -> None:
         context = self._context
-        steps = JobSteps(
-            context, self._dataset, self._executor, self._desk, job, self._drivers, self._publish
-        )
+        steps = JobSteps(context, self._batches, self._desk, job, self._drivers, self._publish)
         async with asyncio.TaskGroup() as tasks:
             line = ClientLine(context, job)
             reports = tasks.create_task(line.run(), name="trainer.line")

@@ -2,17 +2,15 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import partial
 
 from distqatd.base.backoff import Backoff
 from distqatd.base.errors import DistqatError, HopLost, NonFinite
-from distqatd.compute.executor import Executor
-from distqatd.data.batches import Dataset
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.drivers import MAX_UNSETTLED, Drivers
 from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.outcome import StepResult
 from distqatd.pipeline.runner import RouteRunner
+from distqatd.roles.batches import Batches
 from distqatd.roles.context import Context
 from distqatd.roles.trainer_job import Job
 from distqatd.roles.trainer_leases import Lent
@@ -33,16 +31,14 @@ class JobSteps:
     def __init__(
         self,
         context: Context,
-        dataset: Dataset,
-        executor: Executor,
+        batches: Batches,
         desk: LossDesk | None,
         job: Job,
         drivers: Drivers,
         on_first_step: Callable[[], None],
     ) -> None:
         self._context = context
-        self._dataset = dataset
-        self._executor = executor
+        self._batches = batches
         self._desk = desk
         self._job = job
         self._drivers = drivers
@@ -165,7 +161,7 @@ class JobSteps:
     async def _step(self, runner: RouteRunner, lease: Lent) -> None:
         number = lease.next
         loop = asyncio.get_running_loop()
-        batch = await self._executor.run(partial(self._dataset.batch, number))
+        batch = await self._batches.batch(number, lease.end)
         began = loop.time()
         self._in_step = True
         result = await runner.step(batch, number)

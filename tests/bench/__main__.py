@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.bench.report import Report
 
-NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce", "diloco")
+NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce", "diloco", "data")
 EXTRA = {"kills": "failover", "data": "diloco", "only": "diloco"}
 """Options that one bench takes."""
 

@@ -26,6 +26,7 @@ TARGETS: dict[str, tuple[str, float]] = {
     "shaped_60ms_vs_theory": (HIGHER, 0.7),
     "int8_vs_fp32": (LOWER, 0.45),
     "slow_peer_vs_optimum": (LOWER, 1.15),
+    "pipe_vs_ring_8mb_cpu": (HIGHER, 4.0),
     "recovery_median_s": (LOWER, 2.0),
     "batches_lost": (LOWER, 0.0),
     "batches_duplicated": (LOWER, 0.0),

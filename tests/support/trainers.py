@@ -11,6 +11,7 @@ from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
 from distqatd.config.sections import Config
 from distqatd.data.batches import Batch
+from distqatd.roles.batches import OwnBatches
 from distqatd.roles.client_calls import START, SYNC, Grant, Report
 from distqatd.roles.trainer import TrainerRole
 from distqatd.swarm import records as r
@@ -122,7 +123,7 @@ class TrainerWorld(World):
     async def running(self):
         async with Supervisor("test", seeded_rng("tasks")) as tasks:
             self.ctx = self.context("trainer", tasks, ("trainer",))
-            self.trainer = TrainerRole(self.ctx, self.data, InlineExecutor(0.01), None)
+            self.trainer = TrainerRole(self.ctx, OwnBatches(self.data, InlineExecutor(0.01)), None)
             tasks.spawn(self.trainer.run(), name="trainer")
             yield self
 

@@ -148,13 +148,6 @@ def test_a_key_in_the_wrong_section_is_sent_to_the_right_one(tmp_path: Path) -> 
     assert "did you mean diloco.inner_steps?" in problem(write(tmp_path, "inner_steps: 3"))
 
 
-@pytest.mark.parametrize("section", ["data_server"])
-def test_a_documented_section_that_means_nothing_yet_says_what_to_do(
-    tmp_path: Path, section: str
-) -> None:
-    assert "remove the section" in problem(write(tmp_path, f"{section}: {{}}"))
-
-
 @pytest.mark.parametrize(
     ("text", "expectation"),
     [

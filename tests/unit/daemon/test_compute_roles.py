@@ -1,8 +1,10 @@
 import pytest
 
 from distqatd.base.errors import ConfigError
-from distqatd.config.sections import DataConfig
-from distqatd.daemon.compute_roles import build_trainer, check_data_source
+from distqatd.config.sections import Config, DataConfig
+from distqatd.daemon.compute_roles import build_trainer, check_data_source, open_batches
+from distqatd.roles.batches import OwnBatches
+from distqatd.roles.data_feed import ServedBatches
 from distqatd.roles.trainer import TrainerRole
 from tests.support.contexts import World
 
@@ -43,3 +45,26 @@ class NoDevice:
 def test_a_trainer_is_built_over_a_known_data_set():
     built = build_trainer(World().context("me"), NoDevice(), knows_data=False)
     assert isinstance(built, TrainerRole)
+
+
+def batches_of(*, may_be_served, **values):
+    world = World()
+    world.config = Config.model_validate(values)
+    return open_batches(
+        world.context("me"), NoDevice(), knows_data=True, may_be_served=may_be_served
+    )
+
+
+def test_batches_are_read_here_unless_a_data_server_pays():
+    assert isinstance(batches_of(may_be_served=True), OwnBatches)
+    on = {"data_server": {"mode": "on"}}
+    assert isinstance(batches_of(may_be_served=True, **on), ServedBatches)
+    assert isinstance(batches_of(may_be_served=False, **on), OwnBatches)
+
+
+def test_a_transform_is_never_run_in_a_daemon():
+    data = {"data": {"transform": "flip"}}
+    served = batches_of(may_be_served=True, **data)
+    assert isinstance(served, ServedBatches)
+    with pytest.raises(ConfigError, match=r"runs in a data server, and there is none: .* is off"):
+        batches_of(may_be_served=True, data_server={"mode": "off"}, **data)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
-from distqatd.data.batches import Batch, Dataset, open_dataset
+from distqatd.data.batches import Batch, Dataset, Finish, open_dataset
 from distqatd.data.collate import make_collate
 from distqatd.data.order import held_out
 
@@ -32,7 +32,7 @@ def numbers(
 ) -> Dataset:
     kept, trained = held_out(Numbers(num_samples), "numbers", fraction, None, in_order=False)
     collate = make_collate(DataConfig())
-    return Dataset(trained, kept, collate, name="numbers", seed=seed, batch_size=batch_size)
+    return Dataset(trained, kept, Finish(collate, "numbers", seed, batch_size))
 
 
 def drawn(dataset: Dataset, batches: range) -> list[int]:

@@ -3,7 +3,7 @@
 import torch
 
 from distqatd.config.sections import DataConfig
-from distqatd.data.batches import open_dataset
+from distqatd.data.batches import Finish, open_dataset
 from distqatd.data.collate import make_collate
 from distqatd.data.diffusion import add_noise, noise_schedule
 
@@ -43,7 +43,7 @@ def test_validation_has_the_same_noise_whatever_the_seed() -> None:
 def test_the_noise_can_be_taken_out_again() -> None:
     dataset = open_dataset(CONFIG, seed=0, batch_size=8)
     raw = dataset.read(3)
-    batch = dataset.finish(raw, 3)
+    batch = Finish.of(CONFIG, 0, 8).training(raw, 3)
     (noisy, steps), (noise,) = batch.inputs, batch.targets
     left = noise_schedule(100, CONFIG.beta_start, CONFIG.beta_end)[steps].view(-1, 1, 1, 1).float()
     images = (noisy - (1 - left).sqrt() * noise) / left.sqrt()
