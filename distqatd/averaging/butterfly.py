@@ -16,8 +16,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK
-from distqatd.averaging.plan import Plan
+from distqatd.averaging.plan import CHUNKS_IN_FLIGHT, Plan
+from distqatd.averaging.reduce import ReduceTable, weighted_mean
 from distqatd.averaging.waits import until
 from distqatd.base.errors import (
     DistqatError,
@@ -33,9 +35,6 @@ from distqatd.optim.codecs import Codec
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, TensorSpec, WireTensor
 
-CHUNKS_IN_FLIGHT = 4
-"""Chunks on the way to one owner: 4 MiB hide 80 ms at 400 Mbit/s, and bound the owner's memory."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -43,78 +42,6 @@ class Fault:
 
     blamed: tuple[ExpertUid, ...]
     reason: str
-
-
-@torch.no_grad()
-def weighted_mean(
-    contributions: Mapping[int, Tensor], weights: Mapping[int, float], num_elements: int
-) -> Tensor:
-    """Return the sum of weight x contribution, in ascending order of member index.
-
-    Args:
-        contributions: by member index; float32, (num_elements,); not modified.
-        weights: share of each contributor; they sum to 1 over all of them.
-        num_elements: length of the result.
-
-    Every product and every sum is rounded to fp32 on its own: a fused multiply-add rounds once,
-    and whether torch fuses depends on the processor and on the place in the vector.
-    """
-    mean = torch.zeros(num_elements)
-    for index in sorted(contributions):
-        mean.add_(contributions[index] * weights[index])
-    return mean
-
-
-class ReduceTable:
-    """The owner's side without I/O: which contributions of which own chunk have arrived."""
-
-    def __init__(self, plan: Plan, index: int) -> None:
-        self.chunks = plan.chunks_of(index)
-        self.contributors = frozenset(i for i, m in enumerate(plan.members) if m.samples)
-        self._plan = plan
-        self._arrived: list[dict[int, Tensor]] = [{} for _ in self.chunks]
-
-    def check(self, member: int, chunk: int, *, has_values: bool) -> None:
-        """Check a request before its values are looked at.
-
-        Raises:
-            RemoteProtocolError: no such chunk here, or values where none or some are expected.
-        """
-        if not 0 <= chunk < len(self.chunks):
-            raise RemoteProtocolError(f"chunk {chunk} of {len(self.chunks)}")
-        if has_values != (member in self.contributors):
-            uid = self._plan.members[member].uid
-            raise RemoteProtocolError(f"{uid} sent values: {has_values}, by its weight: not so")
-
-    def add(self, member: int, chunk: int, values: Tensor) -> bool:
-        """Keep a contribution (float32, 1-D); return whether it made the chunk complete.
-
-        The first one of a member counts; it is kept by reference until `take_chunk`.
-
-        Raises:
-            RemoteProtocolError: wrong length or type.
-        """
-        start, stop = self.chunks[chunk]
-        if values.shape != (stop - start,) or values.dtype != torch.float32:
-            found = f"{values.dtype}{list(values.shape)}"
-            raise RemoteProtocolError(f"chunk {chunk} has {stop - start} fp32 values, not {found}")
-        arrived = self._arrived[chunk]
-        if member in arrived:
-            return False
-        arrived[member] = values
-        return len(arrived) == len(self.contributors)
-
-    def take_chunk(self, chunk: int) -> dict[int, Tensor]:
-        """Return a complete chunk's contributions and drop their values from the table."""
-        arrived = self._arrived[chunk]
-        # The keys stay: a contribution sent twice must not count as a new one.
-        self._arrived[chunk] = {member: torch.empty(0) for member in arrived}
-        return arrived
-
-    def missing(self) -> tuple[ExpertUid, ...]:
-        """Return the members that owe a contribution to any own chunk, in order."""
-        owing = {i for arrived in self._arrived for i in self.contributors - arrived.keys()}
-        return tuple(self._plan.members[i].uid for i in sorted(owing))
 
 
 class Butterfly:
@@ -125,7 +52,15 @@ class Butterfly:
     """
 
     def __init__(
-        self, rpc: Rpc, executor: Executor, codec: Codec, plan: Plan, uid: ExpertUid, values: Tensor
+        self,
+        rpc: Rpc,
+        executor: Executor,
+        codec: Codec,
+        plan: Plan,
+        uid: ExpertUid,
+        values: Tensor,
+        memory: ChunkMemory | None = None,
+        mean: Tensor | None = None,
     ) -> None:
         """Prepare; nothing is sent yet.
 
@@ -136,6 +71,8 @@ class Butterfly:
             plan: the closed round.
             uid: which member we are.
             values: our pseudo-gradient, float32, CPU, (num_elements,); not modified.
+            memory: what requests were received into, to be used again; None keeps nothing.
+            mean: where the mean goes, float32, CPU, (num_elements,); None for fresh memory.
 
         Raises:
             RemoteProtocolError: we are not in the plan, or it is for another number of elements.
@@ -144,7 +81,7 @@ class Butterfly:
             raise RemoteProtocolError(
                 f"a plan for {plan.num_elements} elements, we have {values.numel()}"
             )
-        self.mean = torch.empty(plan.num_elements)
+        self.mean = empty_vector(plan.num_elements) if mean is None else mean
         self.bytes_sent = 0
         self._rpc = rpc
         self._executor = executor
@@ -154,6 +91,9 @@ class Butterfly:
         self._values = values.detach()
         self._weights = {i: m.weight for i, m in enumerate(plan.members)}
         self._table = ReduceTable(plan, self._me)
+        self._lent: dict[int, list[memoryview]] = {}
+        self._memory = memory or ChunkMemory(0)
+        self._scratch = torch.empty(max((b - a for a, b in self._table.chunks), default=0))
         loop = asyncio.get_running_loop()
         self._encoded: list[asyncio.Future[WireTensor]] = [
             loop.create_future() for _ in self._table.chunks
@@ -196,12 +136,20 @@ class Butterfly:
         chunk = need(body, "chunk", int)
         self._table.check(member, chunk, has_values=bool(message.tensors))
         if message.tensors:
-            start, stop = self._table.chunks[chunk]
-            values = await self._decoded(message.tensors[0], stop - start)
-            self._keep(member, chunk, values)
+            await self._receive(member, chunk, message.tensors[0])
         encoded = await asyncio.shield(self._encoded[chunk])
         self.bytes_sent += encoded.spec.nbytes
         return Message({}, (encoded,))
+
+    async def _receive(self, member: int, chunk: int, tensor: WireTensor) -> None:
+        """Keep a member's values of a chunk, and what they came in for the next ones."""
+        start, stop = self._table.chunks[chunk]
+        values = await self._decoded(tensor, stop - start)
+        if not self._table.has(member, chunk):
+            self._keep(member, chunk, values)
+            # Calls within a daemon hand over the caller's own memory.
+            if self._plan.members[member].peer_id != self._rpc.peer_id:
+                self._lent.setdefault(chunk, []).append(tensor.data)
 
     def _overdue(self, timeout_s: float) -> Fault:
         # Contributions that we miss ourselves are first-hand; an owner that does not answer may
@@ -238,6 +186,8 @@ class Butterfly:
         for _ in self._table.chunks:
             chunk = await self._complete.get()
             encoded = await self._executor.run(self._reduce_work(chunk))
+            for buffer in self._lent.pop(chunk, ()):
+                self._memory.give_back(buffer)
             if not self._encoded[chunk].done():
                 self._encoded[chunk].set_result(to_wire("mean", encoded))
 
@@ -246,12 +196,18 @@ class Butterfly:
         contributions = self._table.take_chunk(chunk)
 
         def work() -> Tensor:
-            mean = weighted_mean(contributions, self._weights, stop - start)
+            mean = self.mean[start:stop]
+            weighted_mean(contributions, self._weights, mean, self._scratch)
             encoded = self._codec.encode(mean)
-            self.mean[start:stop] = self._codec.decode(encoded, stop - start)
+            if encoded.data_ptr() != mean.data_ptr():
+                self._keep_as_sent(encoded, mean)
             return encoded
 
         return work
+
+    def _keep_as_sent(self, encoded: Tensor, mean: Tensor) -> None:
+        """Have the owner hold what the others will decode, not what it has computed."""
+        mean.copy_(self._codec.decode(encoded, mean.numel()))
 
     async def _fetch_some(
         self, owner: int, chunks: Iterator[tuple[int, tuple[int, int]]], timeout_s: float

@@ -144,6 +144,7 @@ class MemberRound:
             plan,
             self.ready.uid,
             self._values,
+            self._tools.memory,
         )
         self.plan = plan
         self._enter(plan.round_id)

@@ -1,5 +1,6 @@
 """A closed round: who takes part, with which weight, and who owns which slice. Pure."""
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,10 +15,22 @@ from distqatd.optim.slices import bandwidth_fractions, partition
 from distqatd.wire.fields import need
 
 CHUNK_BYTES = 1 << 20
-"""Bytes of fp32 in one chunk of a slice; 64 KiB chunks were 4x slower on loopback."""
+"""Bytes of fp32 in one chunk of a slice while no bandwidth is known."""
 
 MIN_CHUNK_BYTES = 1 << 12
 MAX_CHUNK_BYTES = 1 << 22
+CHUNKS_IN_FLIGHT = 4
+"""Chunks on the way from a member to one owner; they bound the owner's memory."""
+
+_SMALLEST_CHOSEN_BYTES = 1 << 16
+"""64 KiB chunks cost four times the CPU of 1 MiB; smaller ones are for tests."""
+
+_IN_FLIGHT_S = 0.3
+"""What a member has on the way to all owners should take its link so long, at least a round trip.
+
+Chunks of one member arrive side by side, so the means of the last ones in flight come after
+everything was sent: large chunks on a slow link end with a link that waits.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +42,14 @@ class Terms:
         grace_s: seconds it stays open for others.
         quorum: share of the roster that must be ready.
         codec: how values travel, see `optim.codecs`.
-        chunk_bytes: bytes of fp32 in one chunk.
+        chunk_bytes: bytes of fp32 in one chunk; None lets the slowest link decide.
     """
 
     timeout_s: float
     grace_s: float
     quorum: float
     codec: str
-    chunk_bytes: int = CHUNK_BYTES
+    chunk_bytes: int | None = None
 
     @property
     def margin_s(self) -> float:
@@ -162,6 +175,20 @@ class Plan:
         )
 
 
+def chunk_bytes(bandwidths: Sequence[float]) -> int:
+    """Return the bytes of fp32 in a chunk, for members with these bandwidths, bytes/s, 0 unknown.
+
+    A power of two, so that all links of the slowest member together carry what is in flight in
+    _IN_FLIGHT_S.
+    """
+    known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
+    if not known or len(bandwidths) < 2:
+        return CHUNK_BYTES
+    wanted = _IN_FLIGHT_S * min(known) / (CHUNKS_IN_FLIGHT * (len(bandwidths) - 1))
+    largest = 1 << max(int(wanted), 1).bit_length() - 1
+    return max(_SMALLEST_CHOSEN_BYTES, min(largest, MAX_CHUNK_BYTES))
+
+
 def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Terms) -> Plan:
     """Return the plan for members that are ready: weights by samples, slices by bandwidth.
 
@@ -171,8 +198,7 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
     ordered = sorted(entries, key=lambda entry: entry[0].uid)
     first = ordered[0][0]
     bandwidths = [ready.bandwidth for ready, _ in ordered]
-    # Unknown for one (0) would read as "nobody can reach it"; then all count as equal.
-    fractions = bandwidth_fractions(bandwidths if all(bandwidths) else [1.0] * len(bandwidths))
+    fractions = bandwidth_fractions(_filled(bandwidths))
     bounds = partition(first.num_elements, fractions)
     rows = [
         [ready.uid, peer, ready.samples, start, stop]
@@ -192,12 +218,19 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
         first.anchor_digest,
         first.num_elements,
         terms.codec,
-        terms.chunk_bytes,
+        terms.chunk_bytes or chunk_bytes(bandwidths),
         _read_members(rows, first.num_elements),
         ints,
         bounded(union),
         sum(len(ready.batches) for ready, _ in ordered) - len(union),
     )
+
+
+def _filled(bandwidths: Sequence[float]) -> list[float]:
+    """Return bandwidths with the unknown ones (0) as the median of the known, or all equal."""
+    known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
+    usual = statistics.median(known) if known else 1.0
+    return [bandwidth or usual for bandwidth in bandwidths]
 
 
 def _read_members(rows: list[Any], num_elements: int) -> tuple[PlannedMember, ...]:

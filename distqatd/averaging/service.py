@@ -23,7 +23,6 @@ from distqatd.base.errors import (
 )
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.tasks import Supervisor
-from distqatd.compute.payload import torch_sink
 from distqatd.net.rpc import Caller
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -53,7 +52,7 @@ class RoundService:
         self._register(messages.ASK, self._on_ask)
         self._register(messages.DIGEST, self._on_digest)
         limit = MAX_CHUNK_BYTES + MAX_BODY_BYTES
-        tools.rpc.serve(messages.CHUNK, self._on_chunk, max_bytes=limit, sink=torch_sink)
+        tools.rpc.serve(messages.CHUNK, self._on_chunk, max_bytes=limit, sink=tools.memory.sink)
         tools.rpc.on_lost(self._on_lost)
 
     async def run(self) -> None:

@@ -1,8 +1,9 @@
 """What every part of a round needs, handed down as one value."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.plan import margin_s
 from distqatd.averaging.records import Verdicts
 from distqatd.base.events import EventLog
@@ -14,7 +15,7 @@ from distqatd.net.rpc import Rpc
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The seams of a round, and the verdicts this peer knows."""
+    """The seams of a round, the verdicts this peer knows, and memory that rounds use again."""
 
     rpc: Rpc
     executor: Executor
@@ -22,6 +23,7 @@ class Tools:
     rng: Rng
     events: EventLog
     verdicts: Verdicts
+    memory: ChunkMemory = field(default_factory=ChunkMemory)
 
     @property
     def margin_s(self) -> float:

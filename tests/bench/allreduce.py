@@ -52,7 +52,7 @@ class Group:
         self, kind: str, codec: str, num_values: int, bandwidths: list[float] | None = None
     ) -> Round:
         """Run one round."""
-        shares = bandwidths or [1.0] * len(self._ends)
+        shares = bandwidths or [0.0] * len(self._ends)
         self._all("plan", kind=kind, codec=codec, num_values=num_values, bandwidths=shares)
         answers = self._all("average", kind=kind)
         sent = self._all("sent", kind=kind)
@@ -126,8 +126,8 @@ def _shaped(report: Report, num_values: int, *, quick: bool) -> None:
             codecs = ("fp32", "int8") if rtt_ms == 0 else ("fp32",)
             best = {}
             for codec in codecs:
-                group.average("tls", codec, num_values)  # links are made, windows grow
-                taken = [group.average("tls", codec, num_values) for _ in range(repetitions)]
+                group.average("tls", codec, num_values, even)  # links are made, windows grow
+                taken = [group.average("tls", codec, num_values, even) for _ in range(repetitions)]
                 what = f"200 Mbit/s, {rtt_ms} ms, {num_values * 4e-6:.0f} MB"
                 _row(report, what, f"tls {codec}", taken)
                 best[codec] = min(one.seconds for one in taken)

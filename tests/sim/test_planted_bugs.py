@@ -62,10 +62,10 @@ def test_a_donor_that_serves_a_stale_anchor_is_caught(monkeypatch: Patch) -> Non
 def test_a_round_that_averages_in_the_order_of_arrival_is_caught(monkeypatch: Patch) -> None:
     exact = butterfly.weighted_mean
 
-    def as_they_came(contributions, weights, num_elements):
+    def as_they_came(contributions, weights, *memory):
         order = dict(enumerate(contributions))
         renamed = {place: contributions[member] for place, member in order.items()}
-        return exact(renamed, {p: weights[m] for p, m in order.items()}, num_elements)
+        return exact(renamed, {p: weights[m] for p, m in order.items()}, *memory)
 
     monkeypatch.setattr(butterfly, "weighted_mean", as_they_came)
     assert "wrong means" in first_failure("three-replicas", 20)

@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from distqatd.averaging.butterfly import Butterfly
+from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.messages import CHUNK, Ready
 from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms, make_plan
 from distqatd.base.ids import make_uid
 from distqatd.compute.executor import DeviceExecutor
-from distqatd.compute.payload import torch_sink
 from distqatd.net.address import Address
 from distqatd.net.pool import Pool
 from distqatd.net.rpc import Caller
@@ -41,9 +41,11 @@ class End:
         self._fly: Butterfly | None = None
         self._plan: Plan | None = None
         self._bytes_before = 0
+        self._mean = torch.zeros(num_values)  # as gloo, into memory that is there
+        self._memory = ChunkMemory()
         for pool in pools.values():
             limit = MAX_CHUNK_BYTES + (1 << 19)
-            pool.serve(CHUNK, self._chunk, max_bytes=limit, sink=torch_sink)
+            pool.serve(CHUNK, self._chunk, max_bytes=limit, sink=self._memory.sink)
 
     async def meet(self, kind: str, addresses: list[tuple[str, int]]) -> dict[str, Any]:
         """Learn where the others are."""
@@ -60,7 +62,16 @@ class End:
         pool, uid = self._pools[kind], plan.uids[self._rank]
         values = self._values[:num_values]
         self._plan = plan
-        self._fly = Butterfly(pool, self._executor, find_codec(codec), plan, uid, values)
+        self._fly = Butterfly(
+            pool,
+            self._executor,
+            find_codec(codec),
+            plan,
+            uid,
+            values,
+            self._memory,
+            self._mean[:num_values],
+        )
         self._bytes_before = _bytes_out(pool)
         return {}
 
@@ -77,7 +88,7 @@ class End:
     async def sent(self, kind: str) -> dict[str, Any]:
         """Say what went out on our links in the last round, when all have ended it."""
         assert self._fly is not None
-        mean = float(self._fly.mean.double().sum())
+        mean = float(self._fly.mean.sum())
         return {"bytes": _bytes_out(self._pools[kind]) - self._bytes_before, "sum": mean}
 
     async def gloo_join(self, port: int) -> dict[str, Any]:
