@@ -1,6 +1,5 @@
 """`distqatctl checkpoint`: what the param mirror has kept; most of it works without a daemon."""
 
-import os
 import subprocess
 import sys
 import time
@@ -10,9 +9,9 @@ from typing import Annotated, TypeVar
 import typer
 
 from distqatctl import checkpoint_tables
-from distqatctl.client import Client, default_socket
 from distqatctl.config_commands import DISTQATD
 from distqatctl.errors import BUG, DEADLINE_PASSED, DEGRADED, CommandFailed
+from distqatctl.options import JsonOption, SocketOption, open_client
 from distqatd.api.checkpoint_schema import Checkpoints, Exported, Mirror
 from distqatd.api.schema import Reply
 from distqatd.base.clock import SystemClock
@@ -23,28 +22,14 @@ POLL_S = 0.25
 
 app = typer.Typer(help="Checkpoints of the run.", no_args_is_help=True)
 
-SocketOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--socket",
-        envvar="DISTQAT_SOCKET",
-        metavar="PATH",
-        help="The daemon's unix socket; default: api.sock in its state folder.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the reply as JSON.")]
 FolderHelp = "Folder of checkpoints, or one of them; default: the daemon's."
-
-
-def _client(socket: Path | None) -> Client:
-    return Client(socket or default_socket(os.environ))
 
 
 def _folder(given: Path | None, socket: Path | None) -> Path:
     """Return the folder that was named, else that of the daemon on this machine."""
     if given is not None:
         return given
-    return Path(_client(socket).get(Mirror, "/v1/mirror").folder)
+    return Path(open_client(socket).get(Mirror, "/v1/mirror").folder)
 
 
 def _ask_daemon_program(kind: type[R], *arguments: str) -> R:
@@ -82,7 +67,7 @@ def now(
     as_json: JsonOption = False,
 ) -> None:
     """Keep a checkpoint as soon as all stages are at one outer step, and wait for it."""
-    client = _client(socket)
+    client = open_client(socket)
     before = client.get(Mirror, "/v1/mirror")
     mirror = client.post(Mirror, "/v1/mirror", {})
     deadline = time.monotonic() + timeout  # noqa: TID251  no loop here whose time could be asked

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from distqatctl.options import JsonOption
+
 app = typer.Typer(help="Configuration files and their values.", no_args_is_help=True)
 
 ConfigOption = Annotated[
@@ -16,8 +18,6 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="One value, such as diloco.inner_steps=200."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-
 
 DISTQATD = (sys.executable, "-m", "distqatd")
 """The command that runs `distqatd` of this very installation."""

@@ -14,7 +14,7 @@ from distqatctl import control_tables
 from distqatctl.cells import console
 from distqatctl.client import Client
 from distqatctl.errors import DEADLINE_PASSED, INTERRUPTED, USAGE, CommandFailed
-from distqatctl.local.interrupts import Interrupts
+from distqatctl.interrupts import Interrupts
 from distqatctl.options import JsonOption, SocketOption, open_client
 from distqatctl.text import clean
 from distqatd.api import control_schema as c

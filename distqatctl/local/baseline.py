@@ -11,9 +11,9 @@ from typing import Any
 
 from distqatctl import text
 from distqatctl.errors import BAD_CONFIG, BUG, CommandFailed
+from distqatctl.interrupts import Interrupts
 from distqatctl.local.children import MARKER_VARIABLE, describe_exit, environment
 from distqatctl.local.display import Display
-from distqatctl.local.interrupts import Interrupts
 
 BASELINE = (sys.executable, "-m", "distqatd.roles.baseline")
 """The command that trains unsplit; it prints a JSON object a line."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from distqatctl.config_commands import DISTQATD
 from distqatctl.errors import BUG, DEADLINE_PASSED, CommandFailed
+from distqatctl.interrupts import Interrupts
 from distqatctl.local.census import Census
 from distqatctl.local.children import ParentPipe
 from distqatctl.local.display import Display, describe, progress_of
 from distqatctl.local.drill import Drill
 from distqatctl.local.fleet import Fleet
 from distqatctl.local.folders import Folders, open_folders
-from distqatctl.local.interrupts import Interrupts
 from distqatctl.local.plan import RunPlan, daemons
 from distqatctl.local.report import make_report, verdict
 from distqatctl.local.timeline import Timeline, resumed_from

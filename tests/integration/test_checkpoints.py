@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Daemon, ctl, processes_in, wait_for
+from tests.support.processes import Daemon, ctl, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(600)]
 
@@ -17,16 +16,6 @@ RUN = (
     *("--config", "digits", "--set", "diloco.inner_steps=25"),
     *("--set", f"diloco.outer_steps={OUTER}"),
 )
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: unix sockets have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="dqk")).resolve()
-    yield path
-    for process in processes_in(path):
-        process.kill()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 class Fleet:

@@ -5,29 +5,16 @@ let them, above their bar already.
 """
 
 import json
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ctl, processes_in
+from tests.support.processes import ctl
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 UNTRAINED_NOISE_LOSS = 1.0
 """Mean squared error of a model that predicts no noise at all: the variance of the noise."""
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: unix sockets have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="dqi")).resolve()
-    yield path
-    for process in processes_in(path):
-        process.kill()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def trained(folder: Path, config: str, *arguments: str) -> dict[str, float | None]:

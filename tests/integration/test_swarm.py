@@ -1,44 +1,17 @@
 """The main job with real processes: `distqatctl local`, and daemons started one by one."""
 
 import json
-import shutil
 import signal
-import tempfile
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.processes import Daemon, ctl, processes_in, start_ctl, wait_for
+from tests.support.processes import ctl, processes_in, start_ctl, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 SHORT = ("--set", "diloco.inner_steps=10", "--set", "diloco.outer_steps=2")
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: unix sockets have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="dqi")).resolve()
-    yield path
-    for process in processes_in(path):
-        process.kill()
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
-    daemons: list[Daemon] = []
-
-    def begin(name: str, *arguments: str) -> Daemon:
-        daemons.append(Daemon(folder, name, *arguments))
-        return daemons[-1]
-
-    yield begin
-    for daemon in daemons:
-        daemon.stop()
 
 
 def test_local_trains_digits_to_a_committed_anchor_that_all_replicas_share(folder):

@@ -1,16 +1,13 @@
 """Two clients, real processes: the holder of the duty is killed, the run goes on and ends."""
 
-import shutil
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.support.processes import Daemon, processes_in, wait_for
+from tests.support.processes import Daemon, wait_for
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -19,30 +16,6 @@ CONFIG = (
     *("--set", "diloco.outer_steps=8", "--set", "diloco.inner_steps=25"),
 )
 NUM_BATCHES = 8 * 25
-Start = Callable[..., Daemon]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: unix sockets have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="dqi")).resolve()
-    yield path
-    for process in processes_in(path):
-        process.kill()
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-def start(folder: Path) -> Iterator[Start]:
-    daemons: list[Daemon] = []
-
-    def begin(name: str, *arguments: str) -> Daemon:
-        daemons.append(Daemon(folder, name, *arguments))
-        return daemons[-1]
-
-    yield begin
-    for daemon in daemons:
-        daemon.stop()
 
 
 def test_the_holder_is_killed_and_the_other_client_ends_the_run_with_nothing_lost(start):

@@ -33,7 +33,7 @@ class Daemon:
         self.commands = []
         self.answer = LISTED
         self.exit_code = 0
-        monkeypatch.setattr(checkpoint_commands, "Client", lambda path: self)
+        monkeypatch.setattr(checkpoint_commands, "open_client", lambda _: self)
         monkeypatch.setattr(checkpoint_commands.subprocess, "run", self.program)
         monkeypatch.setattr(checkpoint_commands, "POLL_S", 0.0)
 
