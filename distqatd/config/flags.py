@@ -18,8 +18,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "compute.stage": ("--stage",),
     "compute.num_experts": ("--num-experts", "--num-servers"),
     "param_mirror.resume": ("--resume",),
+    "quant.enable": ("--disable-quant",),
 }
 """Short flags besides the generated ones; some are the original documents' names."""
+
+_NEGATIVE = ("--no-", "--disable-")
+"""Flags of a switch that begin like this turn it off."""
 
 
 class _Give(argparse.Action):
@@ -39,7 +43,7 @@ class _Give(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         flag = option_string or self.option_strings[0]
-        value = not flag.startswith("--no-") if self.nargs == 0 else parse_for(self.leaf, values)
+        value = not flag.startswith(_NEGATIVE) if self.nargs == 0 else parse_for(self.leaf, values)
         if self.leaf.is_text_list and isinstance(value, list):
             value = _given(namespace, self.leaf.path) + value
         namespace.overrides = [*namespace.overrides, Override(self.leaf.path, value, flag)]

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from distqatd.base.errors import PortInUse
 from distqatd.compute.device import pick_device
+from distqatd.compute.stages import check_quant
 from distqatd.config.network import NetworkConfig
 from distqatd.config.schedules import RunSchedule
 from distqatd.daemon.options import Options
@@ -19,7 +20,7 @@ def check(options: Options) -> tuple[str, ...]:
 
     Raises:
         ConfigError: the stages do not make a model, the device is not there, or torch has no such
-            inner optimizer.
+            inner optimizer, or a part of the quant section is for nothing.
         UnknownModel: no such model or stage on this machine.
         PortInUse: another program has the port.
     """
@@ -33,6 +34,7 @@ def check(options: Options) -> tuple[str, ...]:
         device = pick_device(options.config.device)
         lines.append(f"device {device.value}: {device.reason}")
         check_inner_optimizer(options.config.diloco.inner_optim)
+        check_quant(options.config)
         momentum = RunSchedule(options.config.diloco).momentum_fits()
         lines += [] if momentum.value else [f"warning: {momentum.reason}"]
     return (*lines, *_check_ports(options.config.network))

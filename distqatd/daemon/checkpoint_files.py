@@ -21,11 +21,12 @@ from distqatd.checkpoint.reading import (
 )
 from distqatd.checkpoint.store import read_run_config
 from distqatd.checkpoint.tensor_file import TensorFile, TensorWriter
+from distqatd.compute.stages import build_trained_stage
 from distqatd.config.run import load_run
-from distqatd.config.sections import Config, StageConfig
-from distqatd.models.registry import build_stage
+from distqatd.config.sections import Config
 from distqatd.models.units import Stage
 from distqatd.optim.flat import FlatLayout
+from distqatd.quant.prepare import is_quantizer_state
 from distqatd.wire.payload import TensorSpec
 
 EXPORT_FILE = "model.safetensors"
@@ -75,7 +76,8 @@ def export(source: Path, target: Path, outer_step: int | None = None) -> Exporte
     """Write the parameters of all stages into one safetensors file, by their names in the model.
 
     Names are those of transformers and torchvision where the model is theirs. Parameters are the
-    committed ones, float32; there is no optimizer state in it.
+    committed ones, float32, also where training rounds them; there is no optimizer state in it,
+    nor what quantizers learned.
 
     Args:
         source: a folder of checkpoints, or one checkpoint.
@@ -121,15 +123,10 @@ def _find(source: Path, outer_step: int | None) -> Checkpoint:
 
 
 def _model_tensors(checkpoint: Checkpoint, config: Config) -> Iterator[Named]:
-    pipeline = config.model_pipeline.pipeline
-    for stage_config in pipeline:
+    for stage_config in config.model_pipeline.pipeline:
         entry = checkpoint.manifest.stage(stage_config.stage)
-        stage = _stage_without_memory(stage_config, pipeline)
+        stage, _ = build_trained_stage(config, stage_config, "meta")
         yield from _stage_tensors(checkpoint, entry, stage)
-
-
-def _stage_without_memory(config: StageConfig, pipeline: tuple[StageConfig, ...]) -> Stage:
-    return build_stage(config, 0, "meta", pipeline)
 
 
 def _stage_tensors(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> Iterator[Named]:
@@ -143,6 +140,8 @@ def _stage_tensors(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> I
     names = [spec.name for spec in file.layout.specs]
     anchor = file.data[names.index("anchor")]
     for part in layout.entries:
+        if is_quantizer_state(part.name):
+            continue
         begin, num_bytes = part.offset * _FLOAT_BYTES, part.numel * _FLOAT_BYTES
         spec = TensorSpec(stage.global_name(part.name), "float32", part.shape, num_bytes)
         yield spec, anchor[begin : begin + num_bytes]

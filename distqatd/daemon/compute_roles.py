@@ -11,6 +11,7 @@ from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory
+from distqatd.compute.stages import check_quant
 from distqatd.compute.weights import Weights, check_weights
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import Config, DataConfig
@@ -87,12 +88,14 @@ def build_parts(
 
     Raises:
         CheckpointError: the weights cannot be read or are not of the run's model.
-        ConfigError: torch has no such inner optimizer, or it does not take its arguments.
+        ConfigError: torch has no such inner optimizer, or it does not take its arguments; or
+            there is no such quantizer, or a rule of the quant section is for nothing.
         UnknownModel: the run's model is not on this machine; model code never travels.
     """
     config = context.config
     check_samples(config.model_pipeline.pipeline)
     check_inner_optimizer(config.diloco.inner_optim)
+    check_quant(config)
     momentum = RunSchedule(config.diloco).momentum_fits()
     if not momentum.value:
         context.events.emit("momentum.high", degraded=True, reason=momentum.reason)

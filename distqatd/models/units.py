@@ -49,6 +49,23 @@ def build_unit(unit: Unit, seed: int, device: torch.device | str = "cpu") -> nn.
     return module.to(device)
 
 
+_PARAMETRISED = "parametrizations.weight."
+
+
+def _outside(name: str) -> str:
+    """Return a name inside a unit without what a quantised weight adds to it.
+
+    The master keeps the name that the weight had. `weight_norm`, which has original0 and
+    original1 and no quantizer, keeps its names.
+    """
+    before, found, after = name.rpartition(_PARAMETRISED)
+    if found and after == "original":
+        return f"{before}weight"
+    if found and after.startswith("0."):
+        return f"{before}weight_quantizer.{after.removeprefix('0.')}"
+    return name
+
+
 class Stage(nn.Module):
     """A range of units run one after the other: what one expert hosts.
 
@@ -77,7 +94,7 @@ class Stage(nn.Module):
     def global_name(self, local_name: str) -> str:
         """Return the name in the whole model of parameter or buffer `local_name` of this stage."""
         _, unit, rest = local_name.split(".", 2)
-        return self._prefixes[unit] + rest
+        return self._prefixes[unit] + _outside(rest)
 
     def global_state_dict(self) -> dict[str, Tensor]:
         """Return parameters and buffers under their names in the whole model.

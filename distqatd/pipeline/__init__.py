@@ -2,9 +2,10 @@
 
 May import what lies below (net, compute, swarm, wire, config, base), never averaging or roles.
 Read in this order: `messages` (what travels), `session` (where an expert stands in a route),
-`gate` (between steps and rounds), `push` (one microbatch), `hosted` (one expert's side), `outcome`
-(what comes back), `host` (all experts of a daemon), `runner` (the trainer's side), `watch` and
-`patience` (when a step is late), `ending` (what is left when it fails).
+`gate` (between steps and rounds), `links` (codecs between stages), `push` (one microbatch),
+`hosted` (one expert's side), `outcome` (what comes back), `host` (all experts of a daemon),
+`runner` (the trainer's side), `watch` and `patience` (when a step is late), `ending` (what is left
+when it fails).
 
 How a microbatch travels. The trainer calls `pipeline.forward` on the first expert with inputs and
 targets; each expert calls it on the next with hidden states and the targets, and the *reply* to

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from distqatd.base.errors import DistqatError
 from distqatd.compute.device import pick_device
-from distqatd.compute.weights import Weights, start_from
+from distqatd.compute.stages import build_whole_model
+from distqatd.compute.weights import Weights
 from distqatd.config.layers import Override
 from distqatd.config.load import load
 from distqatd.config.schedules import OuterRule, RunSchedule
@@ -29,8 +30,7 @@ from distqatd.config.sections import Config, OuterOptimConfig
 from distqatd.data.batches import Batch, Dataset, open_dataset
 from distqatd.data.tasks import Task, task
 from distqatd.data.trial import Trial
-from distqatd.models.registry import check_pipeline
-from distqatd.models.units import Stage, Unit
+from distqatd.models.units import Stage
 from distqatd.optim.digest import digest
 from distqatd.optim.inner import make_inner_optimizer
 
@@ -45,15 +45,10 @@ class BaselineStep:
 
 
 def whole_model(config: Config, device: torch.device) -> Stage:
-    """Return the unsplit model: the units of all stages of the pipeline, in order."""
-    stages = check_pipeline(config.model_pipeline.pipeline)
-    units: list[Unit] = [unit for stage in stages for unit in stage.units]
-    model = Stage("baseline.full", units, config.seed, device)
-    pipeline = config.model_pipeline
-    if pipeline.weights is not None:
-        path = config.compute.weights or Path(pipeline.weights).expanduser()
-        start_from(model, Weights(path), pipeline)
-    return model
+    """Return the unsplit model: the units of all stages in order, quantised as those are."""
+    named = config.model_pipeline.weights
+    path = config.compute.weights or (Path(named).expanduser() if named else None)
+    return build_whole_model(config, device, Weights(path) if named and path else None)
 
 
 def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches: int) -> float:

@@ -10,10 +10,10 @@ from distqatd.base.errors import DistqatError, SwarmError
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
-from distqatd.compute.weights import LoadedWeights, Weights, start_from
+from distqatd.compute.stages import build_trained_stage
+from distqatd.compute.weights import LoadedWeights, Weights
 from distqatd.config.schedules import RunSchedule
 from distqatd.data.tasks import Task
-from distqatd.models.registry import build_stage
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.links import make_links
@@ -63,12 +63,7 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
     stage_config = stages[context.stage_names.index(slot.stage)]
 
     def build() -> tuple[Expert, LoadedWeights | None]:
-        stage = build_stage(stage_config, config.seed, parts.device, stages)
-        loaded = (
-            None
-            if parts.weights is None
-            else start_from(stage, parts.weights, config.model_pipeline)
-        )
+        stage, loaded = build_trained_stage(config, stage_config, parts.device, parts.weights)
         expert = Expert(
             slot.uid,
             stage,
