@@ -15,7 +15,7 @@ class Reason:
     """One reason.
 
     Attributes:
-        kind: what was decided: `placement`, `route`, `move`, `drain` or `gap`.
+        kind: what was decided: `placement`, `route`, `pace`, `move`, `drain` or `gap`.
         subject: about whom: an expert uid, `pipeline 0`, a stage.
         text: why, with the values that mattered.
         time_unix_s: when.

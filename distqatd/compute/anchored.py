@@ -76,8 +76,11 @@ class AnchoredStage:
         """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
         self._inner_wanted_until = self._timer() + KEEP_INNER_S
 
-    def inner_update(self, grad_norm: float, steps_since_anchor: int) -> None:
-        """Update the stage from its gradients, clipped, at the learning rate of this moment."""
+    def inner_update(self, grad_norm: float, steps_since_anchor: float) -> None:
+        """Update the stage from its gradients, clipped, at the learning rate of this moment.
+
+        `steps_since_anchor` are those of the run: a slow replica takes one step for several.
+        """
         if self._max_grad_norm is not None:
             params = self._stage.parameters()
             grads = [param.grad for param in params if param.grad is not None]

@@ -37,7 +37,7 @@ from distqatd.models.units import Stage
 
 
 class Expert(Counted):
-    """One replica of a stage and everything it trains with."""
+    """One replica of a stage, all it trains with, and its `pace`: its share of a round's steps."""
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
         self,
@@ -83,6 +83,7 @@ class Expert(Counted):
         self._task = task
         self._timer = timer
         self._num_divergences = 0
+        self.pace = 1.0
         self._passes = Passes(
             stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
         )
@@ -190,7 +191,7 @@ class Expert(Counted):
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        self._anchored.inner_update(norm, self.steps_since_anchor)
+        self._anchored.inner_update(norm, self.steps_since_anchor / self.pace)
         drop_grads(self._params)
         self._passes.close()
         self._tally.worked(self._timer() - began)

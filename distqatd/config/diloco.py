@@ -100,6 +100,10 @@ class DilocoConfig(Section):
         64, ge=1, description="samples in one inner step of one pipeline"
     )
     num_microbatches: int = Field(1, ge=1, description="microbatches a step is split into")
+    dylu: bool = Field(
+        default=False,
+        description="slower pipelines take fewer inner steps, so that all come to a round together",
+    )
     evaluate_every: int = Field(
         0, ge=0, description="outer steps between evaluations of the anchor; 0: only at the end"
     )

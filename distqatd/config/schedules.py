@@ -89,11 +89,11 @@ class RunSchedule:
         usual = max(0, outer_step - warm.length - warm.ramp)
         return in_warm * warm.round_steps + in_ramp + usual * self._diloco.inner_steps
 
-    def global_step(self, outer_step: int, steps_since_anchor: int) -> int:
+    def global_step(self, outer_step: int, steps_since_anchor: float) -> float:
         """Return how far the run is, in inner steps, `steps_since_anchor` after an anchor."""
         return self.first_step(outer_step) + steps_since_anchor
 
-    def lr_factor(self, outer_step: int, steps_since_anchor: int) -> float:
+    def lr_factor(self, outer_step: int, steps_since_anchor: float) -> float:
         """Return what the inner learning rate is multiplied with in the next inner step."""
         step = self.global_step(outer_step, steps_since_anchor)
         return lr_factor(self._diloco.inner_optim, step, self._total)
@@ -122,7 +122,7 @@ class RunSchedule:
         )
 
 
-def lr_factor(config: InnerOptimConfig, step: int, total_steps: int) -> float:
+def lr_factor(config: InnerOptimConfig, step: float, total_steps: int) -> float:
     """Return the share of the learning rate at a global step, from 0.
 
     Linear warm-up to 1; then constant, a half cosine down to `min_lr_ratio`, or 1 until the last

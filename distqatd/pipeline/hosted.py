@@ -72,13 +72,18 @@ class HostedExpert:
         self._call_s = step_s + diloco.averaging_timeout
         self._rpc = rpc
         self._push = Push(expert, executor, rpc, self._call_s, links or Links())
-        schedule = RunSchedule(diloco)
-        self._gate = Gate(uid, lambda: schedule.inner_steps(expert.outer_step), self._call_s)
+        self._schedule = RunSchedule(diloco)
+        self._gate = Gate(uid, self._round_steps, self._call_s)
         self.round_due = self._gate.round_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
         self.num_duplicated = 0
         self._is_clean = True
+
+    def _round_steps(self) -> int:
+        """Return how many inner steps we take from round to round now."""
+        usual = self._schedule.inner_steps(self.expert.outer_step)
+        return max(1, round(usual * self.expert.pace))
 
     @property
     def steps_to_round(self) -> int:
@@ -178,6 +183,7 @@ class HostedExpert:
         session = self._session(call.session)
         if call.decided is not None:
             await self.apply(session, call.decided)
+        self.expert.pace = call.pace
         await self._turn(session, call.step, call.microbatch)
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
         async with self._in_flight:

@@ -133,6 +133,7 @@ class MicrobatchCall:
         seed: seeds dropout, so that a replay draws the same masks.
         num_targets: so many of the last tensors are the targets, on their way to the last stage.
         decided: the step before, to be applied first; every stage passes it on.
+        pace: share of the inner steps between two rounds that this pipeline takes.
     """
 
     uid: ExpertUid
@@ -143,6 +144,7 @@ class MicrobatchCall:
     seed: int
     num_targets: int = 0
     decided: Decided | None = None
+    pace: float = 1.0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -155,6 +157,7 @@ class MicrobatchCall:
             "seed": self.seed,
             "num_targets": self.num_targets,
             "decided": self.decided.body() if self.decided is not None else None,
+            "pace": self.pace,
         }
 
     @classmethod
@@ -170,7 +173,15 @@ class MicrobatchCall:
             need(body, "seed", int),
             need(body, "num_targets", int),
             Decided.read(need(body, "decided", dict)) if decided is not None else None,
+            _read_pace(body),
         )
+
+
+def _read_pace(body: Mapping[str, Any]) -> float:
+    pace = need(body, "pace", float)
+    if not 0 < pace <= 1:
+        raise RemoteProtocolError(f"a pace of {pace}, it is a share above 0 up to 1")
+    return pace
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,7 @@ class RouteRunner:
     Attributes:
         route: the experts, in pipeline order.
         session: under which they take our steps.
+        pace: share of the inner steps between two rounds that the route takes.
         standings: where each expert stood when it was last heard.
     """
 
@@ -80,6 +81,7 @@ class RouteRunner:
         self._watch = Watch(route, self._ask_where, step_s)
         self._times: deque[float] = deque(maxlen=NUM_TIMES)
         self.standings: dict[ExpertUid, m.Standing] = {}
+        self.pace = 1.0
 
     @property
     def unconfirmed(self) -> int | None:
@@ -199,6 +201,7 @@ class RouteRunner:
             stable_seed(self._seed, "step", number, index),
             0 if desk is not None else len(part.targets),
             self._decided,
+            self.pace,
         )
         if desk is None:
             loss = await self._forward(call, (*part.inputs, *part.targets))

@@ -20,6 +20,7 @@ from distqatd.roles.directory import TTL_S
 from distqatd.roles.duty import Duty
 from distqatd.roles.evaluator import Evaluator
 from distqatd.roles.lending import Lending
+from distqatd.roles.pacing import Pacing
 from distqatd.roles.rebalancer import Rebalancer
 from distqatd.roles.run_end import RunEnd
 from distqatd.roles.staffing import Pipeline, Staff
@@ -51,6 +52,7 @@ class ClientRole:
         self.lending = Lending(context)
         self.staff = Staff(context, self.lending.reclaim)
         self.evaluator = Evaluator(context)
+        self.pacing = Pacing(context)
         self.end = RunEnd(context, self.evaluator)
         self.rebalancer = Rebalancer(context)
         self.routes: dict[int, Route] = {}
@@ -123,6 +125,7 @@ class ClientRole:
         self.lending.begin(self.duty.term, self.duty.last_record)
         self.end.begin(self.duty.last_record)
         self.evaluator.begin(self.duty.last_record)
+        self.pacing.begin()
         self.routes = known_routes(view)
         self._publish()
         self._context.tasks.spawn(self.duty.tell(view), name="client.tell_duty")
@@ -227,7 +230,9 @@ class ClientRole:
         if self.end.is_over or report.outer_step >= self._context.config.diloco.outer_steps:
             return self._over("the last outer step is done")
         route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
-        return self.lending.grant(report, route, self._ending.get(report.pipeline, ""))
+        self.pacing.note(report.pipeline, report.step_s)
+        pace = self.pacing.share(report.pipeline, self.pipelines)
+        return self.lending.grant(report, route, self._ending.get(report.pipeline, ""), pace)
 
     def _note_lost(self, report: calls.Report) -> None:
         directory = self._context.directory

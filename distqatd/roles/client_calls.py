@@ -39,6 +39,7 @@ work while the client's duty changes hands."""
 MAX_HELD = MAX_OPEN
 """Leases that a trainer holds at once, at most."""
 
+MAX_STEP_S = 1e6
 MAX_REPORTED = 16
 MAX_LOST = 64
 MAX_JOBS = 256
@@ -54,6 +55,13 @@ def read_term(body: Mapping[str, Any], name: str = "term") -> int:
     if not 0 <= term < MAX_TERM:
         raise RemoteProtocolError(f"{name} {term} is not within 0 and {MAX_TERM}")
     return term
+
+
+def _read_share(body: Mapping[str, Any], name: str, most: float) -> float:
+    value = need(body, name, float)
+    if not 0 <= value <= most:
+        raise RemoteProtocolError(f"{name} {value} is not within 0 and {most}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +113,7 @@ class Report:
         wants_route: whether its route failed, or it has none.
         outer_step: lowest committed outer step of the route's stages.
         leaves: whether this is the job's last report: the trainer leaves, and nothing is open.
+        step_s: seconds that a step takes, the median of the last ones; 0.0 while unknown.
     """
 
     pipeline: int
@@ -117,6 +126,7 @@ class Report:
     wants_route: bool
     outer_step: int
     leaves: bool = False
+    step_s: float = 0.0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -131,6 +141,7 @@ class Report:
             "wants_route": self.wants_route,
             "outer_step": self.outer_step,
             "leaves": self.leaves,
+            "step_s": self.step_s,
         }
 
     @classmethod
@@ -154,6 +165,7 @@ class Report:
             need(body, "wants_route", bool),
             need(body, "outer_step", int),
             need(body, "leaves", bool),
+            _read_share(body, "step_s", MAX_STEP_S),
         )
 
 
@@ -173,6 +185,7 @@ class Grant:
         is_over: the trainer's job is done; `reason` says why.
         session: number for a session on this route. It grows with every grant, so that of two
             trainers with one expert in their routes the one that was told last wins.
+        pace: share of the inner steps between two rounds that the pipeline takes; 0.0: as before.
     """
 
     term: int
@@ -183,6 +196,7 @@ class Grant:
     is_over: bool
     reason: str
     session: int = 0
+    pace: float = 0.0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -195,6 +209,7 @@ class Grant:
             "is_over": self.is_over,
             "reason": self.reason,
             "session": self.session,
+            "pace": self.pace,
         }
 
     @classmethod
@@ -215,6 +230,7 @@ class Grant:
             need(body, "is_over", bool),
             need(body, "reason", str),
             need(body, "session", int),
+            _read_share(body, "pace", 1.0),
         )
 
 

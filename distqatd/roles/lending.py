@@ -128,10 +128,13 @@ class Lending:
             if lease.pipeline == pipeline:
                 self._claims[key] = replace(lease, end=lease.next)
 
-    def grant(self, report: calls.Report, route: Route, ending: str = "") -> calls.Grant:
+    def grant(
+        self, report: calls.Report, route: Route, ending: str = "", pace: float = 0.0
+    ) -> calls.Grant:
         """Answer a report: the route, and a lease if one is wanted and can be trained.
 
-        `ending` says why the trainer must leave the route it has, if there is no other one.
+        `ending` says why the trainer must leave the route it has, if there is no other one;
+        `pace` which share of the inner steps it takes.
         """
         ledger, lease = self.ledger, None
         if report.wants_lease and route and self.is_ready:
@@ -146,6 +149,7 @@ class Lending:
             is_over=False,
             reason="" if route else ending,
             session=ledger.next_fence(),
+            pace=pace,
         )
 
     # --- books, now and then

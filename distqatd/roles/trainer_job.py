@@ -1,6 +1,8 @@
 """One pipeline as its trainer keeps it: whose it is, what is lent, how it goes."""
 
 import asyncio
+import statistics
+from collections import deque
 from dataclasses import dataclass, field
 
 from distqatd.base.errors import StaleTerm
@@ -11,6 +13,10 @@ from distqatd.pipeline.runner import RouteRunner
 from distqatd.roles import client_calls as calls
 from distqatd.roles.trainer_leases import Leases
 from distqatd.swarm.routes import Hop, Route
+
+NUM_TIMES = 15
+MIN_TIMES = 3
+"""Steps whose median duration is reported, at most and at least: the first one is a slow one."""
 
 STEP_SMOOTHING = 0.1
 """Weight of the newest step in `step_s`, `link_bytes` and `samples_per_s`."""
@@ -35,16 +41,23 @@ class Progress:
     outer_step: int = 0
     route: tuple[str, ...] = ()
     first_step_unix_s: float = 0.0
+    times_s: deque[float] = field(default_factory=lambda: deque(maxlen=NUM_TIMES))
 
     def count(self, loss: float, num_samples: int, took_s: float, link_bytes: int = 0) -> None:
         """Count a step that was decided."""
         self.step += 1
         self.loss = loss
         self.num_samples += num_samples
+        self.times_s.append(took_s)
         weight = STEP_SMOOTHING if self.step_s else 1.0
         self.step_s += weight * (took_s - self.step_s)
         self.link_bytes += weight * (link_bytes - self.link_bytes)
         self.samples_per_s += weight * (num_samples / took_s - self.samples_per_s)
+
+    @property
+    def median_s(self) -> float:
+        """Return the median seconds of the last steps; 0.0 while there are too few."""
+        return statistics.median(self.times_s) if len(self.times_s) >= MIN_TIMES else 0.0
 
 
 @dataclass(slots=True)
@@ -57,6 +70,7 @@ class Job:
             failure.
         must_leave: why the present route is to be left although there is no other; or "".
         session: number for the next session, from the client's last answer.
+        pace: share of the inner steps between two rounds that it takes, as the client said.
         over: why the job is over, once it is.
         is_leaving: it is over because the trainer leaves, not by the client's word.
         num_failures: grows with every failure of a route: an answer to a question from before
@@ -76,6 +90,7 @@ class Job:
     route: Route = ()
     must_leave: str = ""
     session: int = 0
+    pace: float = 1.0
     serial: int = 0
     over: str | None = None
     is_leaving: bool = False
@@ -120,6 +135,7 @@ class Job:
             wants_lease=False,
             wants_route=False,
             outer_step=self.progress.outer_step,
+            step_s=self.progress.median_s,
         )
 
     def report(self) -> calls.Report:
@@ -135,6 +151,7 @@ class Job:
             self.leases.wants_more(self.progress.step_s),
             self.runner is None,
             standing.outer_step,
+            step_s=standing.step_s,
         )
 
     def take(self, report: calls.Report, grant: calls.Grant, num_failures: int) -> None:
@@ -155,6 +172,7 @@ class Job:
         self.unreported_skips -= report.num_skipped
         self.lost = tuple(peer for peer in self.lost if peer not in report.lost)
         self.leases.answered(report.held)
+        self.pace = grant.pace or self.pace
         if grant.is_over:
             self.over = grant.reason
         else:

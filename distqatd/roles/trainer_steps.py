@@ -164,6 +164,7 @@ class JobSteps:
         batch = await self._batches.batch(number, lease.end)
         began = loop.time()
         self._in_step = True
+        runner.pace = self._job.pace
         result = await runner.step(batch, number)
         self._in_step = False
         lease.next = number + 1

@@ -16,13 +16,15 @@ _Job = tuple[int, int, Callable[[], Any], "asyncio.Future[Any]"]
 class InlineExecutor:
     """Implements `distqatd.compute.executor.Executor` in the order of the loop.
 
-    `cost_s` is how much virtual time each piece of work takes; its result is known to the caller
-    only after that, and nothing else begins before. Like the real one, it skips work whose caller
-    was cancelled before it began, and finishes work that has begun.
+    `cost_s` is how much virtual time each piece of work takes, `costs` says otherwise for work of
+    some priorities; a result is known to the caller only after that, and nothing else begins
+    before. Like the real one, it skips work whose caller was cancelled before it began, and
+    finishes work that has begun.
     """
 
     def __init__(self, cost_s: float = 0.0) -> None:
         self.cost_s = cost_s
+        self.costs: dict[int, float] = {}
         self.num_run = 0
         self._sequence = itertools.count()
         self._jobs: list[_Job] = []
@@ -57,10 +59,11 @@ class InlineExecutor:
     def _begin(self) -> None:
         """Run the first piece of work whose caller still waits."""
         while self._jobs:
-            *_, work, future = heapq.heappop(self._jobs)
+            priority, _, work, future = heapq.heappop(self._jobs)
             if not future.done():
                 self.num_run += 1
-                asyncio.get_running_loop().call_later(self.cost_s, self._end, work, future)
+                cost_s = self.costs.get(priority, self.cost_s)
+                asyncio.get_running_loop().call_later(cost_s, self._end, work, future)
                 return
         self._busy = False
 
