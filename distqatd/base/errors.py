@@ -119,6 +119,12 @@ class DialError(NetworkError):
     wire_code = "dial"
 
 
+class NothingListens(DialError):
+    """The machine is there and says that no daemon is: whoever was at this address has gone."""
+
+    wire_code = "nothing-listens"
+
+
 class Refused(NetworkError):
     """The peer read our HELLO and does not want the link: other swarm, run or version."""
 

@@ -11,7 +11,13 @@ from typing import Any
 
 import psutil
 
-from distqatd.base.errors import DialError, DistqatError, NetworkError, PortInUse
+from distqatd.base.errors import (
+    DialError,
+    DistqatError,
+    NetworkError,
+    NothingListens,
+    PortInUse,
+)
 from distqatd.base.ids import PeerId
 from distqatd.identity.tls import TlsContexts
 from distqatd.net.address import Address
@@ -117,6 +123,8 @@ class TcpTransport:
                 return await self._connect_to(family, target, address)
             except DialError as error:
                 failure = error
+            except ConnectionRefusedError as error:
+                failure = NothingListens(f"{address.host_port()}: {error.strerror or error}")
             except OSError as error:
                 failure = DialError(f"{address.host_port()}: {error.strerror or error}")
         raise failure

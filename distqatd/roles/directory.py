@@ -93,6 +93,7 @@ class Directory:
         self._asked: set[PeerId] = set()
         self._parsed_of: dict[str, dict[tuple[PeerId, str, int], AnyRecord]] = {}
         self.advanced_at: dict[str, tuple[int, float]] = {}
+        self.holders: dict[str, frozenset[PeerId]] = {}
         self._wake = asyncio.Event()
         self._updated = asyncio.Event()
         self.view = SwarmView(tuple(StageView(name, ()) for name in stage_names))
@@ -204,12 +205,17 @@ class Directory:
         )
 
     def _note_progress(self) -> None:
-        """Remember when each stage's outer step was first seen, in loop time."""
+        """Remember when each stage's outer step was first seen, in loop time, and on whom."""
         now = asyncio.get_running_loop().time()
         for stage in self.view.stages:
             newest = max((e.record.outer_step for e in stage.serving), default=0)
             if newest > self.advanced_at.get(stage.name, (0, 0.0))[0]:
                 self.advanced_at[stage.name] = (newest, now)
+                self.holders[stage.name] = frozenset()
+            if newest and newest == self.advanced_at[stage.name][0]:
+                self.holders[stage.name] |= {
+                    e.peer_id for e in stage.serving if e.record.outer_step == newest
+                }
 
     async def refresh_stage(self, name: str) -> StageView:
         """Read one stage's experts and return the stage, now in the view."""

@@ -18,6 +18,7 @@ from distqatd.compute.results import Snapshot
 from distqatd.config.run import resume_digest
 from distqatd.optim.outer import state_names
 from distqatd.roles.context import Context
+from distqatd.roles.lost_state import LOST_STAGE_S, may_come_back
 from distqatd.swarm.placement import Slot
 from distqatd.swarm.records import MirrorRecord, mirror_state
 from distqatd.swarm.view import ExpertInfo
@@ -27,11 +28,6 @@ RETRY_S = 1.0
 PATIENCE_S = 15.0
 """A donor that was lost may have lost no more than its link: so long it may take to come back,
 before its state is given up and the stage starts from older state or from the seed."""
-
-LOST_STAGE_S = 45.0
-"""So long whoever has seen the stage further waits for anybody who holds that state, where nobody
-is to be reached now: a partition may heal, a checkpoint come back. All the stage has learned is
-lost when it starts from the seed. Longer than it takes two halves of a swarm to find each other."""
 
 REPLICAS = "replicas"
 MIRROR = "mirror"
@@ -93,7 +89,7 @@ class StateLoader:
         here already if they hold the same state.
         """
         fetches = self._fetches(expert)
-        hope_until = self._hope_until(expert, slot)
+        hope_until = await self._hope_until(expert, slot)
         if self._is_empty(expert):
             self._tell_weights_missing(expert)
         while True:
@@ -109,11 +105,18 @@ class StateLoader:
                 return self._tell_seeded(expert, source.reason, is_loss=hope_until > 0)
             await asyncio.sleep(RETRY_S)
 
-    def _hope_until(self, expert: Expert, slot: Slot) -> float:
-        """Return the loop time until which somebody may still give state that we know existed."""
-        seen, _ = self._context.directory.advanced_at.get(slot.stage, (0, 0.0))
-        if seen <= expert.outer_step:
+    async def _hope_until(self, expert: Expert, slot: Slot) -> float:
+        """Return the loop time until which state that we know to have existed may come back."""
+        found = await may_come_back(self._context, slot.stage, expert.outer_step)
+        if not found.value:
             return 0.0
+        self._context.events.emit(
+            "expert.state_awaited",
+            degraded=True,
+            uid=expert.uid,
+            reason=found.reason,
+            at_most_s=LOST_STAGE_S,
+        )
         return asyncio.get_running_loop().time() + LOST_STAGE_S
 
     async def resync(self, expert: Expert, holders: Sequence[Donor]) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from distqatd.base.errors import DialError, PortInUse
+from distqatd.base.errors import DialError, NothingListens, PortInUse
 from distqatd.base.ids import PeerId
 from distqatd.net.address import Address
 from distqatd.net.transport import OnStream
@@ -60,7 +60,7 @@ class SimTransport:
             await asyncio.sleep(SYN_RETRY_S)
         listener = self._network.listeners.get((target, address.port))
         if listener is None:
-            raise DialError(f"{address.host_port()} refused: nothing listens there")
+            raise NothingListens(f"{address.host_port()} refused: nothing listens there")
         self._require_life()
         peer_id = listener.host.identity.peer_id
         if expect not in {None, peer_id}:
