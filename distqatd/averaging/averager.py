@@ -216,6 +216,7 @@ class Averager:
             bandwidth,
             dict(contribution.int_buffers),
             contribution.batches,
+            contribution.num_coded,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
         opened = self._opened(seat, contribution)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK
+from distqatd.averaging.packing import EXACT, Packing
 from distqatd.averaging.plan import CHUNKS_IN_FLIGHT, Plan
 from distqatd.averaging.reduce import ReduceTable, weighted_mean
 from distqatd.averaging.waits import until
@@ -29,9 +30,8 @@ from distqatd.base.errors import (
 )
 from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
-from distqatd.compute.payload import from_wire, to_wire, torch_sink
+from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Rpc
-from distqatd.optim.codecs import Codec
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, TensorSpec, WireTensor
 
@@ -49,30 +49,39 @@ class Butterfly:
 
     `run` sends our values and collects the means; `answer` serves the others, also while `run`
     has not begun, or after it has ended, until the round is over.
+
+    Attributes:
+        mean: the result, float32, CPU, (num_elements,).
+        bytes_sent: tensor bytes sent so far.
+        rest: what rounding took from our values on their way, float32, (num_coded,); None where
+            they are not rounded. To be added to the next contribution if the round commits.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  built in one place, `begin`
         self,
         rpc: Rpc,
         executor: Executor,
-        codec: Codec,
+        packing: Packing,
         plan: Plan,
         uid: ExpertUid,
         values: Tensor,
         memory: ChunkMemory | None = None,
         mean: Tensor | None = None,
+        *,
+        error_feedback: bool = False,
     ) -> None:
         """Prepare; nothing is sent yet.
 
         Args:
             rpc: how peers are called.
             executor: where tensors are worked on.
-            codec: how values travel.
+            packing: how values travel.
             plan: the closed round.
             uid: which member we are.
             values: our pseudo-gradient, float32, CPU, (num_elements,); not modified.
             memory: what requests were received into, to be used again; None keeps nothing.
             mean: where the mean goes, float32, CPU, (num_elements,); None for fresh memory.
+            error_feedback: compute `rest` if values are rounded on their way.
 
         Raises:
             RemoteProtocolError: we are not in the plan, or it is for another number of elements.
@@ -83,14 +92,17 @@ class Butterfly:
             )
         self.mean = empty_vector(plan.num_elements) if mean is None else mean
         self.bytes_sent = 0
+        self.rest: Tensor | None = None
         self._rpc = rpc
         self._executor = executor
-        self._codec = codec
+        self._packing = packing
         self._plan = plan
         self._me = plan.index_of(uid)
         self._values = values.detach()
-        self._weights = {i: m.weight for i, m in enumerate(plan.members)}
         self._table = ReduceTable(plan, self._me)
+        if error_feedback and packing.is_lossy:
+            self._expect_rest()
+        self._weights = {i: m.weight for i, m in enumerate(plan.members)}
         self._lent: dict[int, list[memoryview]] = {}
         self._memory = memory or ChunkMemory(0)
         self._scratch = torch.empty(max((b - a for a, b in self._table.chunks), default=0))
@@ -144,7 +156,7 @@ class Butterfly:
     async def _receive(self, member: int, chunk: int, tensor: WireTensor) -> None:
         """Keep a member's values of a chunk, and what they came in for the next ones."""
         start, stop = self._table.chunks[chunk]
-        values = await self._decoded(tensor, stop - start)
+        values = await self._decoded(tensor, start, stop)
         if not self._table.has(member, chunk):
             self._keep(member, chunk, values)
             # Calls within a daemon hand over the caller's own memory.
@@ -189,25 +201,39 @@ class Butterfly:
             for buffer in self._lent.pop(chunk, ()):
                 self._memory.give_back(buffer)
             if not self._encoded[chunk].done():
-                self._encoded[chunk].set_result(to_wire("mean", encoded))
+                self._encoded[chunk].set_result(encoded)
 
-    def _reduce_work(self, chunk: int) -> Callable[[], Tensor]:
+    def _reduce_work(self, chunk: int) -> Callable[[], WireTensor]:
         start, stop = self._table.chunks[chunk]
         contributions = self._table.take_chunk(chunk)
 
-        def work() -> Tensor:
+        def work() -> WireTensor:
             mean = self.mean[start:stop]
             weighted_mean(contributions, self._weights, mean, self._scratch)
-            encoded = self._codec.encode(mean)
+            packing = self._packing_at(start)
+            encoded = packing.codec.encode(mean)
             if encoded.data_ptr() != mean.data_ptr():
-                self._keep_as_sent(encoded, mean)
-            return encoded
+                self._keep_as_sent(packing, encoded, mean)
+            return packing.travelling("mean", encoded)
 
         return work
 
-    def _keep_as_sent(self, encoded: Tensor, mean: Tensor) -> None:
+    def _keep_as_sent(self, packing: Packing, encoded: Tensor, mean: Tensor) -> None:
         """Have the owner hold what the others will decode, not what it has computed."""
-        mean.copy_(self._codec.decode(encoded, mean.numel()))
+        mean.copy_(packing.codec.decode(encoded, mean.numel()))
+
+    def _packing_at(self, start: int) -> Packing:
+        """Return how a chunk that begins at element `start` travels."""
+        return self._packing if start < self._plan.num_coded else EXACT
+
+    def _expect_rest(self) -> None:
+        """Prepare `rest`: zeros for what we own, to be set for what we send.
+
+        A member that sends nothing delivers nothing: all of it stays.
+        """
+        coded = self._values[: self._plan.num_coded]
+        sends = self._me in self._table.contributors
+        self.rest = torch.zeros_like(coded) if sends else coded.clone()
 
     async def _fetch_some(
         self, owner: int, chunks: Iterator[tuple[int, tuple[int, int]]], timeout_s: float
@@ -243,28 +269,27 @@ class Butterfly:
         )
         if len(answer.tensors) != 1:
             raise RemoteProtocolError(f"{len(answer.tensors)} tensors instead of a mean")
-        await self._store(answer.tensors[0], target)
+        await self._store(answer.tensors[0], start, stop)
 
     async def _encoded_values(self, start: int, stop: int) -> tuple[WireTensor, ...]:
         if self._me not in self._table.contributors:
             return ()
-        values = self._values[start:stop]
-        if self._plan.codec == "fp32":
-            return (to_wire("values", values),)
-        return (to_wire("values", await self._executor.run(lambda: self._codec.encode(values))),)
+        values, packing = self._values[start:stop], self._packing_at(start)
+        if packing.is_free:
+            return (packing.pack("values", values),)
+        rest = self.rest[start:stop] if self.rest is not None and packing.is_lossy else None
+        return (await self._executor.run(lambda: packing.pack("values", values, rest)),)
 
-    async def _decoded(self, tensor: WireTensor, num_values: int) -> Tensor:
-        received = from_wire(tensor)
-        if self._plan.codec == "fp32":
-            return received
-        return await self._executor.run(lambda: self._codec.decode(received, num_values))
+    async def _decoded(self, tensor: WireTensor, start: int, stop: int) -> Tensor:
+        packing = self._packing_at(start)
+        if packing.is_free:
+            return packing.unpack(tensor, stop - start)
+        return await self._executor.run(lambda: packing.unpack(tensor, stop - start))
 
-    async def _store(self, tensor: WireTensor, target: Tensor) -> None:
-        received = from_wire(tensor)
-        if self._plan.codec == "fp32" and received.data_ptr() == target.data_ptr():
-            return  # it was received in place
-
-        await self._executor.run(lambda: target.copy_(self._codec.decode(received, target.numel())))
+    async def _store(self, tensor: WireTensor, start: int, stop: int) -> None:
+        values, target = await self._decoded(tensor, start, stop), self.mean[start:stop]
+        if values.data_ptr() != target.data_ptr():  # else it was received in place
+            await self._executor.run(lambda: target.copy_(values))
 
 
 def _destination(spec: TensorSpec, target: Tensor) -> memoryview:

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distqatd.averaging.asking import ASK_EVERY_S, ask_all, outcome
+from distqatd.averaging.begin import begin
 from distqatd.averaging.butterfly import Butterfly, Fault
 from distqatd.averaging.looking import Candidates, Stand
 from distqatd.averaging.messages import (
@@ -30,7 +31,6 @@ from distqatd.averaging.waits import until, wait_until
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.net.rpc import Caller
-from distqatd.optim.codecs import codec
 from distqatd.optim.digest import digest
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -135,17 +135,11 @@ class MemberRound:
         member = plan.members[plan.index_of(self.ready.uid)]
         if member.samples != self.ready.samples or plan.codec != self._tools.config.codec:
             raise RoundAborted(f"the plan has other samples or codec than {self.ready.uid}")
+        if plan.num_coded != self.ready.num_coded:
+            raise RoundAborted(f"the plan codes other elements than {self.ready.uid}")
         if missing := self.ready.batches.minus(plan.batches):
             raise RoundAborted(f"the plan leaves out batches {missing} of {self.ready.uid}")
-        self._butterfly = Butterfly(
-            self._tools.rpc,
-            self._tools.executor,
-            codec(plan.codec),
-            plan,
-            self.ready.uid,
-            self._values,
-            self._tools.memory,
-        )
+        self._butterfly = begin(self._tools, plan, self.ready.uid, self._values)
         self.plan = plan
         self._enter(plan.round_id)
         self._deadline = now() + min(seconds_left, self._tools.config.averaging_timeout)
@@ -341,8 +335,7 @@ class MemberRound:
         plan, butterfly = self.plan, self._butterfly
         if plan is None or butterfly is None:
             raise RoundAborted(f"round {verdict.round_id} committed before its plan came")
-        sent = butterfly.bytes_sent
-        return committed(plan, butterfly.mean, verdict.digest, sent, seconds)
+        return committed(plan, butterfly, verdict.digest, seconds)
 
     async def _call(
         self, peer_id: PeerId, method: str, body: dict[str, Any], timeout_s: float = 0.0

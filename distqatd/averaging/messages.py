@@ -50,6 +50,7 @@ CLOSED: Final = "closed"
 """The round has closed without you."""
 
 MAX_INT_BUFFERS = 4096
+MAX_ELEMENTS = 1 << 48
 MAX_TEXT = 300
 
 
@@ -106,6 +107,7 @@ class Ready:
     """A member asks to take part. `samples` 0 means weight 0: it works for the others only.
 
     `batches` are those that the samples came from: the stage has trained on them if this commits.
+    The first `num_coded` elements may be rounded by the codec: parameters, not statistics.
     """
 
     uid: ExpertUid
@@ -117,6 +119,7 @@ class Ready:
     bandwidth: float
     int_buffers: dict[str, int]
     batches: IntervalSet = NO_BATCHES
+    num_coded: int = MAX_ELEMENTS
 
     def to_body(self) -> dict[str, Any]:
         """Return the body that `from_body` reads."""
@@ -130,6 +133,7 @@ class Ready:
             "bandwidth": self.bandwidth,
             "ints": self.int_buffers,
             "batches": self.batches.to_list(),
+            "coded": self.num_coded,
         }
 
     @classmethod
@@ -149,6 +153,7 @@ class Ready:
             need(body, "bandwidth", float),
             take_ints(body, "ints"),
             take_batches(body, "batches"),
+            need(body, "coded", int),
         )
         if ready.samples < 0 or ready.num_elements < 1 or not 0 <= ready.bandwidth < 1e15:
             raise RemoteProtocolError(f"ready from {ready.uid}: samples, size or bandwidth")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distqatd.averaging.messages import Ready, take_batches, take_ints, take_uid
+from distqatd.averaging.messages import MAX_ELEMENTS, Ready, take_batches, take_ints, take_uid
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid, PeerId
@@ -81,6 +81,7 @@ class Plan:
     Attributes:
         batches: all that the members have trained on since the anchor.
         duplicated: how many of them more than one member has trained on, counted each time.
+        num_coded: elements before this one travel in the codec, the others exactly.
     """
 
     round_id: str
@@ -94,6 +95,7 @@ class Plan:
     int_buffers: dict[str, int]
     batches: IntervalSet = NO_BATCHES
     duplicated: int = 0
+    num_coded: int = MAX_ELEMENTS
 
     @property
     def uids(self) -> tuple[ExpertUid, ...]:
@@ -127,10 +129,12 @@ class Plan:
     def chunks_of(self, index: int) -> tuple[tuple[int, int], ...]:
         """Return (start, stop) of each chunk of the slice that member `index` owns."""
         member = self.members[index]
+        cut = min(max(self.num_coded, member.start), member.stop)
         size = self.chunk_bytes // 4
         return tuple(
-            (start, min(start + size, member.stop))
-            for start in range(member.start, member.stop, size)
+            (start, min(start + size, end))
+            for begin, end in ((member.start, cut), (cut, member.stop))
+            for start in range(begin, end, size)
         )
 
     def to_body(self) -> dict[str, Any]:
@@ -147,6 +151,7 @@ class Plan:
             "ints": self.int_buffers,
             "batches": self.batches.to_list(),
             "duplicated": self.duplicated,
+            "coded": self.num_coded,
         }
 
     @classmethod
@@ -172,6 +177,7 @@ class Plan:
             take_ints(body, "ints"),
             take_batches(body, "batches"),
             need(body, "duplicated", int),
+            need(body, "coded", int),
         )
 
 
@@ -223,6 +229,7 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
         ints,
         bounded(union),
         sum(len(ready.batches) for ready, _ in ordered) - len(union),
+        first.num_coded,
     )
 
 

@@ -7,6 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
+from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.messages import Verdict
 from distqatd.averaging.plan import Plan
 from distqatd.base.ids import ExpertUid
@@ -51,6 +52,11 @@ class ContributionLike(Protocol):
         """Return the batches that the samples came from."""
         ...
 
+    @property
+    def num_coded(self) -> int:
+        """Return how many of the first elements may be rounded on their way."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -67,6 +73,7 @@ class Committed:
         seconds: from our call to the end.
         batches: all that the members have trained on since the anchor.
         duplicated: how many of them more than one member had trained on.
+        rest: what a codec took from our own contribution, see `compute.feedback`.
     """
 
     mean: Tensor
@@ -79,21 +86,23 @@ class Committed:
     seconds: float
     batches: IntervalSet = NO_BATCHES
     duplicated: int = 0
+    rest: Tensor | None = None
 
 
-def committed(plan: Plan, mean: Tensor, digest: str, bytes_sent: int, seconds: float) -> Committed:
+def committed(plan: Plan, exchange: Butterfly, digest: str, seconds: float) -> Committed:
     """Return what the members of `plan` have committed."""
     return Committed(
-        mean,
+        exchange.mean,
         plan.outer_step + 1,
         plan.uids,
         plan.weights,
         plan.int_buffers,
         digest,
-        bytes_sent,
+        exchange.bytes_sent,
         seconds,
         plan.batches,
         plan.duplicated,
+        exchange.rest,
     )
 
 

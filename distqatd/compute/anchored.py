@@ -12,6 +12,7 @@ from distqatd.base.errors import NonFinite
 from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.carrying import Carried, carry
+from distqatd.compute.feedback import ErrorFeedback
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
 from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
@@ -35,6 +36,7 @@ class Loadable:
     batches: IntervalSet
     inner: InnerState
     inner_step: int | None
+    rest: Tensor | None = None
 
 
 class AnchoredStage:
@@ -65,6 +67,7 @@ class AnchoredStage:
         self.inner = InnerOptimizer(stage.parameters(), inner)
         self._stage = stage
         self._outer = OuterOptimizer(outer, self.layout.num_params)
+        self._feedback = ErrorFeedback(self.layout.num_params)
         self._outer_names = state_names(outer)
         self._schedule = schedule
         self._max_grad_norm = inner.max_grad_norm
@@ -91,6 +94,8 @@ class AnchoredStage:
     def difference(self) -> Tensor:
         """Return anchor - parameters, and the buffers, as `FlatLayout.to_exchange` lays them out.
 
+        What a codec left out of earlier contributions is added; see `compute.feedback`.
+
         Raises:
             NonFinite: the stage has diverged.
         """
@@ -99,6 +104,7 @@ class AnchoredStage:
         local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
         if not bool(torch.isfinite(local[num_params:]).all()):
             raise NonFinite("buffers have NaN or infinite values")
+        self._feedback.add_to(local[:num_params])
         return local
 
     def commit(
@@ -108,6 +114,7 @@ class AnchoredStage:
         int_buffers: Mapping[str, int],
         batches: IntervalSet,
         inner_step: int,
+        rest: Tensor | None,
     ) -> None:
         """Apply an outer step to the anchor and make it the stage's state and the snapshot.
 
@@ -117,6 +124,7 @@ class AnchoredStage:
             int_buffers: maximum over the members.
             batches: all batches inside the new anchor.
             inner_step: inner steps applied here so far.
+            rest: what a codec took from our difference.
 
         Raises:
             NonFinite: the mean has NaN or infinite values. Nothing was changed.
@@ -134,6 +142,7 @@ class AnchoredStage:
         )
         self.layout.scatter(self._stage, anchor)
         self.layout.scatter_ints(self._stage, int_buffers)
+        self._feedback.settle(rest)
         self.snapshot = self._made(anchor, outer_step, batches, inner_step)
 
     def read(self, snapshot: Snapshot) -> Loadable:
@@ -144,7 +153,8 @@ class AnchoredStage:
         """
         check_snapshot(snapshot, self.layout, self._outer_names)
         batches, inner_step = read_batches(snapshot), read_inner_step(snapshot)
-        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step)
+        rest = self._feedback.read(snapshot.tensors)
+        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step, rest)
 
     def load(self, loadable: Loadable) -> None:
         """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
@@ -153,6 +163,7 @@ class AnchoredStage:
         self.layout.scatter(self._stage, snapshot.tensors["anchor"])
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.inner.restart(loadable.inner)
+        self._feedback.settle(loadable.rest)
         self.snapshot = snapshot
 
     def catch_up(
@@ -187,6 +198,7 @@ class AnchoredStage:
         self._outer.load_state(snapshot.tensors)
         local = snapshot.tensors["anchor"].clone()
         local[:num_params] -= difference[:num_params]
+        self._feedback.clear()  # it is in the difference
         self.layout.scatter(self._stage, local)
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.snapshot = snapshot
@@ -199,6 +211,6 @@ class AnchoredStage:
         meta: dict[str, Any] = {"int_buffers": ints, "batches": batches.to_list()}
         # What has not trained has inner state too: none.
         if not inner_step or self._timer() < self._inner_wanted_until:
-            tensors |= self.inner.tensors()
+            tensors |= self.inner.tensors() | self._feedback.tensors()
             meta |= {"inner": self.inner.holders(), "inner_step": inner_step}
         return Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta)

@@ -241,6 +241,7 @@ class Expert(Counted):
             int_buffers=self.layout.gather_ints(self.stage),
             batches=self.book.local,
             steps=self.steps_since_anchor,
+            num_coded=self.layout.num_params,
         )
         return self._contributed
 
@@ -250,6 +251,7 @@ class Expert(Counted):
         outer_step: int,
         int_buffers: Mapping[str, int],
         batches: IntervalSet = NO_BATCHES,
+        rest: Tensor | None = None,
     ) -> str:
         """Apply the outer step to the anchor, make it the local state, return its digest.
 
@@ -259,8 +261,8 @@ class Expert(Counted):
             mean_pseudo_gradient: weighted mean of the members' contributions; same form.
             outer_step: the one this makes: that of the contributions + 1.
             int_buffers: maximum over the members.
-            batches: what the members trained on since the anchor; from now on it is in every
-                replica's book.
+            batches: what the members trained on since the anchor: now in every replica's book.
+            rest: what a codec took from our contribution.
 
         Raises:
             ComputeError: an inner step is open, or `outer_step` is not the next one.
@@ -270,7 +272,7 @@ class Expert(Counted):
         self._check_next(outer_step)
         inside = self.book.committed(batches).anchor
         self._anchored.commit(
-            mean_pseudo_gradient, outer_step, int_buffers, inside, self.inner_step
+            mean_pseudo_gradient, outer_step, int_buffers, inside, self.inner_step, rest
         )
         self._start_over(inside)
         return self.anchor_digest

@@ -58,6 +58,7 @@ class Contribution:
         int_buffers: integer buffers by name; the round takes the maximum of each.
         batches: the batches that `samples` came from, where they are known.
         steps: inner steps that `samples` came from.
+        num_coded: elements of parameters, which a codec may round; statistics it may not.
     """
 
     pseudo_gradient: Tensor
@@ -67,6 +68,7 @@ class Contribution:
     int_buffers: dict[str, int]
     batches: IntervalSet = NO_BATCHES
     steps: int = 0
+    num_coded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,11 @@ class ExpertRounds:
             return await self._loader.load(expert, slot)
         digest = await self._executor.run(
             lambda: expert.commit_outer(
-                committed.mean, committed.outer_step, committed.int_buffers, committed.batches
+                committed.mean,
+                committed.outer_step,
+                committed.int_buffers,
+                committed.batches,
+                committed.rest,
             )
         )
         self._hosted.num_duplicated += committed.duplicated

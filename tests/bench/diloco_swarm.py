@@ -172,7 +172,7 @@ class _Run:
         """Have who took part commit, and who did not load what they committed."""
         for index, done in taken.items():
             self._experts[index].commit_outer(
-                done.mean, done.outer_step, done.int_buffers, done.batches
+                done.mean, done.outer_step, done.int_buffers, done.batches, done.rest
             )
             self._outcome.bytes_sent += done.bytes_sent
         snapshot = self._experts[min(taken)].snapshot().committed()

@@ -61,6 +61,7 @@ class Gift:
     anchor_digest: str = "anchor"
     int_buffers: dict[str, int] = field(default_factory=dict)
     batches: IntervalSet = NO_BATCHES
+    num_coded: int = 1 << 40
 
 
 @dataclass

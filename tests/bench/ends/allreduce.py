@@ -16,6 +16,7 @@ from torch import Tensor
 from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.messages import CHUNK, Ready
+from distqatd.averaging.packing import Packing
 from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms, make_plan
 from distqatd.base.ids import make_uid
 from distqatd.compute.executor import DeviceExecutor
@@ -65,7 +66,7 @@ class End:
         self._fly = Butterfly(
             pool,
             self._executor,
-            find_codec(codec),
+            Packing(find_codec(codec)),
             plan,
             uid,
             values,

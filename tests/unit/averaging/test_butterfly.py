@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from distqatd.averaging.butterfly import Butterfly, Fault
 from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK, Ready
+from distqatd.averaging.packing import Packing
 from distqatd.averaging.plan import Plan, Terms, make_plan
 from distqatd.averaging.reduce import ReduceTable, weighted_mean
 from distqatd.base.errors import RemoteProtocolError, RoundAborted
@@ -47,11 +48,12 @@ class Ring:
             fly = Butterfly(
                 rpc,
                 InlineExecutor(cost_s),
-                codec(plan.codec),
+                Packing(codec(plan.codec)),
                 plan,
                 member.uid,
                 values[index],
                 memory := ChunkMemory(),
+                error_feedback=True,
             )
             self.flies.append(fly)
             rpc.serve(CHUNK, self._handler(plan, fly), max_bytes=1 << 20, sink=memory.sink)
@@ -258,3 +260,28 @@ def test_a_vector_of_any_size_can_be_written(num_values: int) -> None:
     vector.fill_(1.5)
     assert vector.shape == (num_values,)
     assert float(vector.double().sum()) == 1.5 * num_values
+
+
+def test_statistics_travel_exactly_and_what_rounding_takes_is_known() -> None:
+    size, num_coded = 9000, 6000
+    plan = replace(plan_for([1, 3, 0], size, "int4"), num_coded=num_coded)
+    values = values_for(3, size)
+
+    async def scenario() -> Ring:
+        ring = Ring(plan, values)
+        assert await ring.run() == [None] * 3
+        return ring
+
+    ring = on_virtual_time(scenario())
+    exact = oracle(values, [1, 3, 0])
+    assert torch.equal(ring.flies[0].mean[num_coded:], exact[num_coded:])
+    assert not torch.equal(ring.flies[0].mean[:num_coded], exact[:num_coded])
+    for index, fly in enumerate(ring.flies[:2]):
+        own = plan.members[index]
+        assert fly.rest is not None
+        assert not fly.rest[own.start : own.stop].any()
+        sent = torch.ones(num_coded, dtype=torch.bool)
+        sent[own.start : own.stop] = False
+        assert 0 < float(fly.rest[sent].abs().mean()) < 0.2
+    assert ring.flies[2].rest is not None
+    assert torch.equal(ring.flies[2].rest, values[2][:num_coded])
