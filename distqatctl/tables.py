@@ -85,9 +85,19 @@ def _own_line(status: schema.Status) -> Text:
     for expert in status.experts:
         speed = f"{text.number(expert.samples_per_s)} samples/s"
         step = f"step {text.number(expert.inner_step)}"
-        line.append(cell(f"   {expert.uid} {expert.state} {step} {speed}"))
+        line.append(
+            cell(f"   {expert.uid} {expert.state} {step} {speed}{_sync_words(expert.syncs)}")
+        )
     line.append(f"   {peer.reachability}   up {text.duration(peer.uptime_s)}")
     return line
+
+
+def _sync_words(syncs: schema.Syncs) -> str:
+    if not syncs.committed:
+        return ""
+    took, sent = text.duration(syncs.seconds), text.bytes_text(syncs.bytes_sent)
+    rate = f"{syncs.mbit_per_s:.1f} Mbit/s"
+    return f", {text.plural(syncs.committed, 'outer step')} in {took}, {sent} sent, {rate}"
 
 
 def show_peers(out: Console, peers: schema.Peers, now_unix_s: float) -> None:

@@ -144,6 +144,20 @@ class Stage(Part):
     num_draining: int = 0
 
 
+class Syncs(Part):
+    """What outer steps have cost an expert since it serves.
+
+    `seconds` is how long steps were held back for rounds, `aborted` ones included; `mbit_per_s` is
+    the rate at which the last one sent, waiting included.
+    """
+
+    committed: int = 0
+    aborted: int = 0
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    mbit_per_s: float = 0.0
+
+
 class HostedExpert(Part):
     """An expert that runs inside this daemon."""
 
@@ -154,6 +168,7 @@ class HostedExpert(Part):
     inner_step: int
     samples_per_s: float
     memory_bytes: int
+    syncs: Syncs = Syncs()
 
 
 class Duty(Part):

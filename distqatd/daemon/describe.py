@@ -3,6 +3,7 @@
 from distqatd.api import schema as s
 from distqatd.base.ids import ExpertUid, PeerId, nickname
 from distqatd.config.sections import Config
+from distqatd.pipeline.syncs import Syncs
 from distqatd.roles.monitor import fleet_metrics
 from distqatd.swarm.records import DRAINING, LeaseRecord
 from distqatd.swarm.view import StageView, SwarmView
@@ -106,6 +107,17 @@ def training_state(view: SwarmView) -> s.TrainingState:
     if view.num_complete == 0:
         return "waiting"
     return "training"
+
+
+def sync_costs(syncs: Syncs) -> s.Syncs:
+    """Return what an expert's outer steps have cost."""
+    return s.Syncs(
+        committed=syncs.num_committed,
+        aborted=syncs.num_aborted,
+        seconds=round(syncs.seconds, 3),
+        bytes_sent=syncs.bytes_sent,
+        mbit_per_s=round(syncs.mbit_per_s, 3),
+    )
 
 
 def stage_row(stage: StageView, age_s: float | None) -> s.Stage:

@@ -24,6 +24,7 @@ from distqatd.daemon.describe import (
     lease_of,
     pipeline_rows,
     stage_row,
+    sync_costs,
     training,
     training_state,
 )
@@ -132,6 +133,7 @@ class NodeProvider:
                     inner_step=expert.inner_step,
                     samples_per_s=expert.samples_per_s,
                     memory_bytes=expert.stash_bytes,
+                    syncs=sync_costs(role.hosted.syncs),
                 )
             )
         return tuple(found)

@@ -29,6 +29,7 @@ from distqatd.pipeline.links import Links, Parcels
 from distqatd.pipeline.outcome import lost_reply
 from distqatd.pipeline.push import PRIORITY_EVALUATE, PRIORITY_SETTLE, Push
 from distqatd.pipeline.session import HOLD, Session
+from distqatd.pipeline.syncs import Syncs
 from distqatd.wire.payload import Message
 
 IDLE = "the open step to end before the round"
@@ -49,6 +50,7 @@ class HostedExpert:
         newest: the highest session it has had, also if that is over: a lower one is refused.
         round_due: set when a round is.
         num_duplicated: batches that its rounds found on more than one replica.
+        syncs: what its rounds have cost.
     """
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
@@ -78,6 +80,7 @@ class HostedExpert:
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
         self.num_duplicated = 0
+        self.syncs = Syncs()
         self._is_clean = True
 
     def _round_steps(self) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.digests import agree
+from distqatd.averaging.records import Committed
 from distqatd.averaging.roster import Member
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
@@ -146,10 +147,13 @@ class ExpertRounds:
         stage = await self._context.directory.refresh_stage(slot.stage)
         if holders := self._outvoted_by(stage):
             return await self._loader.resync(expert, holders)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         contribution = await self._executor.run(expert.contribution)
         try:
             committed = await self._averager.round(slot.uid, contribution)
         except RoundAborted:
+            self._hosted.syncs.aborted(loop.time() - began)
             # The stage may have gone on without us.
             return await self._loader.load(expert, slot)
         digest = await self._executor.run(
@@ -162,7 +166,24 @@ class ExpertRounds:
             )
         )
         self._hosted.num_duplicated += committed.duplicated
+        self._tell_sync(loop.time() - began, committed)
         return await self._check_digest(committed.members, digest)
+
+    def _tell_sync(self, seconds: float, committed: Committed) -> None:
+        """Log what an outer step has cost, beside what all have cost so far."""
+        syncs, expert = self._hosted.syncs, self._hosted.expert
+        syncs.committed(seconds, committed.bytes_sent)
+        self._context.events.emit(
+            "expert.synced",
+            uid=expert.uid,
+            outer_step=expert.outer_step,
+            syncs=syncs.num_committed,
+            members=len(committed.members),
+            seconds=round(seconds, 3),
+            total_s=round(syncs.seconds, 3),
+            mb_sent=round(committed.bytes_sent / 1e6, 3),
+            mbit_per_s=round(syncs.mbit_per_s, 1),
+        )
 
     async def _check_digest(self, members: tuple[ExpertUid, ...], digest: str) -> None:
         """Compare the new anchor with the other members'; re-sync if the majority has another."""

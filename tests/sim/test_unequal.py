@@ -118,6 +118,8 @@ def test_samples_of_slow_machines_count_and_none_is_lost(seed):
         ledger = fleet.swarm.client.ledger
         assert fleet.swarm.is_identical()
         assert (ledger.lost(), ledger.duplicated) == (0, 0)
+        syncs = [hosted.syncs for hosted in fleet.swarm.experts()]
+        assert all(each.num_committed >= OUTER - 2 and each.bytes_sent > 0 for each in syncs)
         records = [
             r
             for node in fleet.swarm.nodes.values()
