@@ -1,8 +1,9 @@
 """Wiring of the roles that need torch; imported only by daemons that have one of them."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from distqatd.averaging.averager import Averager
@@ -10,20 +11,21 @@ from distqatd.averaging.state import Donors
 from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
-from distqatd.compute.memory import keep_freed_memory
+from distqatd.compute.memory import keep_freed_memory, training_bytes
 from distqatd.compute.stages import check_quant
 from distqatd.compute.weights import Weights, check_weights
 from distqatd.config.schedules import RunSchedule
-from distqatd.config.sections import Config, DataConfig
+from distqatd.config.sections import Config, DataConfig, ModelPipelineConfig
 from distqatd.daemon.seams import Seams
 from distqatd.data.batches import Finish, open_dataset
 from distqatd.data.tasks import task
-from distqatd.models.schema import check_samples
+from distqatd.models.schema import check_samples, stage_parameters
 from distqatd.optim.inner import check_inner_optimizer
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.links import make_links
 from distqatd.roles.batches import Batches, LaterBatches, OwnBatches
+from distqatd.roles.claim import Room
 from distqatd.roles.context import Context
 from distqatd.roles.data_calls import meeting_place, named_data, wants_server
 from distqatd.roles.data_feed import ServedBatches
@@ -115,9 +117,22 @@ def build_parts(
         device=device.name,
         timer=seams.timer,
         claims=asyncio.Lock(),
-        free_bytes=lambda: seams.free_bytes(device.name),
+        room=Room(lambda: seams.free_bytes(device.name), stage_needs(config.model_pipeline)),
         weights=open_weights(config, is_ours=knows_weights),
     )
+
+
+def stage_needs(config: ModelPipelineConfig) -> dict[str, int]:
+    """Return the bytes that an expert of each stage takes at least, by the stage's name."""
+    return dict(_needs(config.model_dump_json()))
+
+
+@cache
+def _needs(config_json: str) -> Mapping[str, int]:
+    """Build the model without memory: a daemon does it once, and keeps what it found."""
+    stages = ModelPipelineConfig.model_validate_json(config_json).pipeline
+    counts = zip(stages, stage_parameters(stages), strict=True)
+    return {stage.stage: training_bytes(count) for stage, count in counts}
 
 
 def build_experts(context: Context, parts: ExpertParts) -> list[ExpertRole]:

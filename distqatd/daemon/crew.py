@@ -125,6 +125,8 @@ class Crew:
         await self.load_compute()
         from distqatd.daemon import compute_roles
 
+        model = context.config.model_pipeline
+        await self._seams.in_thread(lambda: compute_roles.stage_needs(model))  # kept for below
         device = self._open_device(context)
         parts = compute_roles.build_parts(
             context,

@@ -79,6 +79,19 @@ def stage_schemas(
     return tuple(schemas)
 
 
+def stage_parameters(pipeline: Sequence[StageConfig]) -> tuple[int, ...]:
+    """Return how many trainable values each stage of `pipeline` has; allocates nothing.
+
+    Raises:
+        UnknownModel, ConfigError: the pipeline is wrong.
+    """
+    counts = []
+    for resolved in check_pipeline(pipeline):
+        stage = Stage(resolved.name, resolved.units, seed=0, device="meta")
+        counts.append(sum(parameter.numel() for parameter in stage.parameters()))
+    return tuple(counts)
+
+
 _SAMPLES = 2
 """Size of the batch that `check_samples` tries."""
 

@@ -6,9 +6,11 @@ from the same bits and no weights have to be exchanged before the first step.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from distqatd.base.errors import CheckpointError
 from distqatd.base.rng import stable_seed
@@ -40,7 +42,7 @@ def build_unit(unit: Unit, seed: int, device: torch.device | str = "cpu") -> nn.
     `meta` nothing is drawn or allocated. The global CPU generator is left as it was found.
     """
     if torch.device(device).type == "meta":
-        with torch.device("meta"):
+        with torch.device("meta"), _NothingDrawn():
             return unit.build()
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also seed, and not restore, every other device.
@@ -64,6 +66,24 @@ def _outside(name: str) -> str:
     if found and after.startswith("0."):
         return f"{before}weight_quantizer.{after.removeprefix('0.')}"
     return name
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves weights as they are: to draw them on `meta`, torch imports sympy, which takes 1 s."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        given = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init" and "tensor" in given:
+            return given["tensor"]
+        if func in (Tensor.normal_, Tensor.uniform_):
+            return args[0]
+        return func(*args, **given)
 
 
 class Stage(nn.Module):

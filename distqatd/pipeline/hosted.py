@@ -5,14 +5,16 @@ aborts first, then backward, then forward, evaluation last.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from torch import Tensor
 
+from distqatd.base.decision import Decision
 from distqatd.base.errors import (
     DistqatError,
     HopLost,
+    OutOfMemory,
     RemoteProtocolError,
     StepAborted,
 )
@@ -24,6 +26,7 @@ from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.flight import InFlight
 from distqatd.pipeline.gate import Gate
 from distqatd.pipeline.links import Links, Parcels
 from distqatd.pipeline.outcome import lost_reply
@@ -51,6 +54,8 @@ class HostedExpert:
         round_due: set when a round is.
         num_duplicated: batches that its rounds found on more than one replica.
         syncs: what its rounds have cost.
+        in_flight: microbatches between forward and backward.
+        on_short: told when the device ran out of memory, and whether to go on.
     """
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
@@ -66,7 +71,8 @@ class HostedExpert:
         links: Links | None = None,
     ) -> None:
         self.uid = uid
-        self._in_flight = asyncio.Semaphore(max_in_flight)
+        self.in_flight = InFlight(max_in_flight)
+        self.on_short: Callable[[Decision[bool]], None] | None = None
         self._task = task
         self.expert = expert
         self._executor = executor
@@ -189,13 +195,24 @@ class HostedExpert:
         self.expert.pace = call.pace
         await self._turn(session, call.step, call.microbatch)
         # What waits here holds its inputs, but no activations yet: that is what is bounded.
-        async with self._in_flight:
+        async with self.in_flight.slot():
             try:
                 outcome = await self._push.run(session, call, arrived)
             except HopLost as error:
                 return lost_reply(error)
+            except OutOfMemory:
+                self._shrink(session)
+                raise
         session.finish(call.microbatch)
         return outcome.reply(self.standing(), is_first=session.is_first)
+
+    def _shrink(self, session: Session) -> None:
+        """Have fewer microbatches in flight when the batch is run again; once a session."""
+        if session.is_short and not session.is_shrunk:
+            session.is_shrunk = True
+            decision = self.in_flight.shrink()
+            if self.on_short is not None:
+                self.on_short(decision)
 
     # --- COMMIT and rounds
 
@@ -222,6 +239,7 @@ class HostedExpert:
             if session.may_commit(decided.step):
                 result = self.expert.apply(decided.num_samples, decided.batch)
                 session.commit(decided.step)
+                self.in_flight.fits()
                 self._gate.num_applied += 0 if result.is_repeat else 1
 
         if session.may_commit(decided.step):

@@ -6,7 +6,13 @@ from typing import TypeVar
 
 from torch import Tensor
 
-from distqatd.base.errors import ConnectionClosed, DialError, HopLost, StepAborted
+from distqatd.base.errors import (
+    ConnectionClosed,
+    DialError,
+    HopLost,
+    OutOfMemory,
+    StepAborted,
+)
 from distqatd.base.ids import PeerId
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
@@ -125,4 +131,8 @@ class Push:
                 raise StepAborted(f"session {session.id} is closed: {session.close_reason}")
             return work()
 
-        return await self._executor.run(guarded, priority=priority)
+        try:
+            return await self._executor.run(guarded, priority=priority)
+        except OutOfMemory:
+            session.is_short = True  # not that of a later stage, whose error comes back this way
+            raise

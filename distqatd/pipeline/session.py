@@ -31,6 +31,8 @@ class Session:
         position: index of the expert's stage in the route.
         applied: the last step that was committed here; 0 before the first.
         done: microbatches of the open step whose backward has finished.
+        is_short: our device has run out of memory in it.
+        is_shrunk: fewer microbatches are let in since.
     """
 
     id: SessionId
@@ -44,6 +46,8 @@ class Session:
     close_reason: str = ""
     started: set[int] = field(default_factory=set)
     done: set[int] = field(default_factory=set)
+    is_short: bool = False
+    is_shrunk: bool = False
 
     @property
     def is_first(self) -> bool:

@@ -1,8 +1,8 @@
 """How a joining expert agrees with the other joiners on who takes which slot."""
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, NotServed, SwarmError
@@ -37,6 +37,25 @@ Life = tuple[PeerId, ExpertUid, int]
 """An expert in one life of its peer: peer, uid, boot epoch."""
 
 
+def _unknown() -> int:
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """The memory of a device, shared by the experts of a daemon.
+
+    Attributes:
+        free_bytes: returns what is left; 0 if unknown.
+        needs: bytes that an expert of each stage takes at least, activations aside, by name.
+        unfit: stages that ran out of memory here with a single microbatch.
+    """
+
+    free_bytes: Callable[[], int] = _unknown
+    needs: Mapping[str, int] = field(default_factory=dict)
+    unfit: set[str] = field(default_factory=set)
+
+
 class Claim:
     """One expert's claim of a slot, announced under `joining` until it serves.
 
@@ -45,13 +64,11 @@ class Claim:
         is_for_gap: the claim is given up as soon as somebody else fills the stage.
     """
 
-    def __init__(
-        self, context: Context, subkey: str, free_bytes: Callable[[], int] = lambda: 0
-    ) -> None:
-        """Claim under `subkey` for a device that has `free_bytes()` left; 0 means unknown."""
+    def __init__(self, context: Context, subkey: str, room: Room | None = None) -> None:
+        """Claim under `subkey` for a device that has `room`."""
         self._context = context
+        self._room = room or Room()
         self.subkey = subkey
-        self._free_bytes = free_bytes
         self._key = r.joining_key(context.run_id)
         self._gone: set[Life] = set()
         self.is_for_gap = False
@@ -76,6 +93,7 @@ class Claim:
                 view,
                 self._joiner(wanted_stage),
                 max_index=context.config.max_expert_index,
+                needs=self._room.needs,
             )
             slot = decision.value
             self._announce(slot.uid)
@@ -105,7 +123,14 @@ class Claim:
 
     def _joiner(self, wanted_stage: str | None) -> Joiner:
         context = self._context
-        return Joiner(context.peer_id, context.boot_epoch, self._free_bytes(), wanted_stage)
+        room = self._room
+        return Joiner(
+            context.peer_id,
+            context.boot_epoch,
+            room.free_bytes(),
+            wanted_stage,
+            frozenset(room.unfit),
+        )
 
     async def _verdict(self, slot: Slot) -> Decision[bool]:
         """Decide whether the claim holds against everybody who is seen now."""
@@ -198,7 +223,7 @@ class Claim:
             anchor_digest="",
             samples_per_s=0.0,
             session=0,
-            memory_free=self._free_bytes(),
+            memory_free=self._room.free_bytes(),
         )
         context.dht.announce(self._key, self.subkey, record.pack(), ttl_s=TTL_S)
 

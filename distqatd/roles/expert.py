@@ -38,7 +38,7 @@ class ExpertRole:
         self._context = context
         self._parts = parts
         self._serial = str(serial)
-        self._claim = Claim(context, f"{serial}.0", parts.free_bytes)
+        self._claim = Claim(context, f"{serial}.0", parts.room)
         self._next: tuple[Slot, Claim] | None = None
         has_weights = context.config.model_pipeline.weights is None or parts.weights is not None
         self._loader = StateLoader(context, parts.executor, may_seed=has_weights)
@@ -115,7 +115,7 @@ class ExpertRole:
     def _new_claim(self) -> Claim:
         """Return a claim beside the one we have: an expert that moves claims while it serves."""
         other = f"{self._serial}.{int(self._claim.subkey.endswith('.0'))}"
-        return Claim(self._context, other, self._parts.free_bytes)
+        return Claim(self._context, other, self._parts.room)
 
     async def _settle(self) -> Slot:
         """Return the slot that was claimed for us, or claim one."""

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distqatd.averaging.averager import Averager
 from distqatd.averaging.state import Donors
-from distqatd.base.errors import DistqatError, SwarmError
+from distqatd.base.decision import Decision
+from distqatd.base.errors import DistqatError, OutOfMemory, SwarmError
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
@@ -17,7 +18,7 @@ from distqatd.data.tasks import Task
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.links import make_links
-from distqatd.roles.claim import Claim
+from distqatd.roles.claim import Claim, Room
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
 from distqatd.roles.expert_rounds import ExpertRounds
@@ -30,17 +31,13 @@ REFRESH_S = 5.0
 """A serving expert publishes its speed, and looks whether it was left behind, this often."""
 
 
-def _unknown() -> int:
-    return 0
-
-
 @dataclass(frozen=True, slots=True)
 class ExpertParts:
     """What the experts of one daemon share.
 
     Attributes:
         claims: held while a slot is claimed, so that the daemon's experts claim one by one.
-        free_bytes: returns what the device has left; 0 if unknown.
+        room: the device's memory.
         weights: what the run starts from; None also if this machine does not have it.
     """
 
@@ -52,7 +49,7 @@ class ExpertParts:
     device: str
     timer: Callable[[], float]
     claims: asyncio.Lock
-    free_bytes: Callable[[], int] = _unknown
+    room: Room = field(default_factory=Room)
     weights: Weights | None = None
 
 
@@ -129,6 +126,8 @@ class Life:
         self._claim = claim
         self._serial = serial
         self._num_divergences = 0
+        self._unfit: OutOfMemory | None = None
+        hosted.on_short = self._on_short
         self._key = r.stage_key(context.run_id, context.stage_names.index(slot.stage))
 
     async def run(self, on_serving: Callable[[], None]) -> None:
@@ -136,6 +135,7 @@ class Life:
 
         Raises:
             SwarmError: a lower peer id serves under the same uid.
+            OutOfMemory: the stage does not fit into the device's memory.
         """
         self._serve()
         on_serving()
@@ -152,6 +152,24 @@ class Life:
             raise group.exceptions[0] from None
         finally:
             await self._leave()
+        if self._unfit is not None:
+            raise self._unfit
+
+    def _on_short(self, decision: Decision[bool]) -> None:
+        """Tell that memory ran out, and leave the stage if nothing is left to try."""
+        uid, emit = self.hosted.uid, self._context.events.emit
+        emit("expert.memory_short", degraded=True, uid=uid, reason=decision.reason)
+        if decision.value:
+            return
+        diloco = self._context.config.diloco
+        self._unfit = OutOfMemory(
+            f"{uid} does not fit into the memory of {self._parts.device}: {decision.reason}; "
+            f"raise diloco.num_microbatches ({diloco.num_microbatches}), lower "
+            f"diloco.batch_size_per_step ({diloco.batch_size_per_step}), or host a smaller stage"
+        )
+        emit("expert.unfit", degraded=True, uid=uid, error=str(self._unfit))
+        self._parts.room.unfit.add(self.slot.stage)
+        self.released.set()
 
     def turn(self, state: str) -> None:
         """Serve, or drain, and tell the swarm."""
@@ -179,7 +197,7 @@ class Life:
             anchor_digest=expert.anchor_digest,
             samples_per_s=round(expert.samples_per_s, 1),
             session=hosted.session.id.fence if hosted.session else 0,
-            memory_free=self._parts.free_bytes(),
+            memory_free=self._parts.room.free_bytes(),
             memory_used=training_bytes(expert.layout.num_params) + expert.stash_bytes,
             is_pinned=context.config.compute.stage is not None,
         )

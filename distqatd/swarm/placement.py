@@ -5,13 +5,17 @@ view computes the same assignment and two joiners do not fill one gap. Views can
 moment: `keeps_claim` settles two claims of one slot in favour of the lower peer id.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import SwarmError
 from distqatd.base.ids import ExpertUid, PeerId, make_uid
 from distqatd.swarm.view import ExpertInfo, StageView, SwarmView
+
+NO_NEEDS: Mapping[str, int] = MappingProxyType({})
+"""Nothing is known of what stages need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,23 +40,28 @@ class Joiner:
         boot_epoch: of the peer's present life: what it announced in an earlier one is void.
         memory_free: bytes that its device has left; 0 if unknown, which fits everything.
         wanted_stage: the stage its owner or an order names.
+        unfit: stages that it has tried to host, in vain: they do not fit into its memory.
     """
 
     peer_id: PeerId
     boot_epoch: int
     memory_free: int = 0
     wanted_stage: str | None = None
+    unfit: frozenset[str] = frozenset()
 
 
-def place(view: SwarmView, me: Joiner, *, max_index: int) -> Decision[Slot]:
+def place(
+    view: SwarmView, me: Joiner, *, max_index: int, needs: Mapping[str, int] = NO_NEEDS
+) -> Decision[Slot]:
     """Choose the slot for `me`, given everybody who serves, claimed or is joining.
 
-    What an expert of a stage needs is what those that serve it take; a stage without any fits all.
+    What an expert of a stage needs is what `needs` says, or those that serve it if they take more.
 
     Args:
         view: the swarm, ourselves among the joiners or not.
         me: who looks for a slot.
         max_index: replicas of a stage at most.
+        needs: bytes that an expert of each stage takes at least, by name; the same for all.
 
     Raises:
         SwarmError: the wanted stage does not exist, every replica index is taken, or no stage
@@ -72,7 +81,7 @@ def place(view: SwarmView, me: Joiner, *, max_index: int) -> Decision[Slot]:
     leaving = {(s.name, e.index) for s in view.stages for e in s.members if not e.is_serving}
     for joiner in _in_order(view, me):
         try:
-            decision = _neediest(view, taken, leaving, max_index, joiner)
+            decision = _neediest(view, taken, leaving, max_index, joiner, needs)
         except SwarmError:
             if joiner.peer_id == me.peer_id:
                 raise
@@ -104,17 +113,25 @@ def _neediest(
     leaving: set[tuple[str, int]],
     max_index: int,
     joiner: Joiner,
+    needs: Mapping[str, int],
 ) -> Decision[Slot]:
+    if joiner.wanted_stage in joiner.unfit:
+        raise SwarmError(
+            f"{joiner.wanted_stage} was tried, and does not fit into this machine's memory; choose "
+            "a smaller stage (--stage), or none"
+        )
     if joiner.wanted_stage is not None:
         reason = f"{joiner.wanted_stage} was asked for"
         return Decision(_free_slot(joiner.wanted_stage, taken, max_index), reason)
-    fitting = [stage for stage in view.stages if _fits(joiner, stage.memory_needed)]
+    needed = {s.name: max(s.memory_needed, needs.get(s.name, 0)) for s in view.stages}
+    fitting = [stage for stage in view.stages if _fits(joiner, stage.name, needed[stage.name])]
     too_big = [name for name in view.stage_names if name not in {s.name for s in fitting}]
     if not fitting:
-        least = min(stage.memory_needed for stage in view.stages)
+        tried = f"; {', '.join(sorted(joiner.unfit))} did not when tried" if joiner.unfit else ""
         raise SwarmError(
             f"no stage fits into this machine's memory: {_mib(joiner.memory_free)} are free, the "
-            f"smallest stage needs {_mib(least)}; free some memory or choose a stage (--stage)"
+            f"smallest stage needs {_mib(min(needed.values()))}{tried}; free some memory or choose "
+            "a stage (--stage)"
         )
     counts = {s.name: sum(name == s.name for name, _ in taken - leaving) for s in fitting}
     order = {stage.name: i for i, stage in enumerate(view.stages)}
@@ -129,8 +146,9 @@ def _neediest(
     return Decision(_free_slot(best.name, taken, max_index), reason)
 
 
-def _fits(joiner: Joiner, needed: int) -> bool:
-    return joiner.memory_free == 0 or needed <= joiner.memory_free
+def _fits(joiner: Joiner, stage: str, needed: int) -> bool:
+    has_room = joiner.memory_free == 0 or needed <= joiner.memory_free
+    return has_room and stage not in joiner.unfit
 
 
 def capacity(stage: StageView) -> float:

@@ -2,7 +2,13 @@ import pytest
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import Config, DataConfig
-from distqatd.daemon.compute_roles import build_trainer, check_data_source, open_batches
+from distqatd.daemon.compute_roles import (
+    build_trainer,
+    check_data_source,
+    open_batches,
+    stage_needs,
+)
+from distqatd.models.registry import build_stage
 from distqatd.roles.batches import OwnBatches
 from distqatd.roles.data_feed import ServedBatches
 from distqatd.roles.trainer import TrainerRole
@@ -68,3 +74,13 @@ def test_a_transform_is_never_run_in_a_daemon():
     assert isinstance(served, ServedBatches)
     with pytest.raises(ConfigError, match=r"runs in a data server, and there is none: .* is off"):
         batches_of(may_be_served=True, data_server={"mode": "off"}, **data)
+
+
+def test_what_stages_take_is_known_from_their_parameters():
+    config = Config().model_pipeline
+    needs = stage_needs(config)
+    assert [*needs] == ["front", "back"]
+    sizes = [
+        sum(p.numel() for p in build_stage(s, 0, "meta").parameters()) for s in config.pipeline
+    ]
+    assert [*needs.values()] == [32 * size for size in sizes]

@@ -1,5 +1,8 @@
 """Stages as chains of units."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,3 +85,16 @@ def test_on_meta_nothing_is_allocated() -> None:
     units = [Unit("a", "", lambda: nn.Linear(1 << 20, 1 << 20))]
     stage = Stage("toy.full", units, 0, "meta")
     assert {parameter.device.type for parameter in stage.parameters()} == {"meta"}
+
+
+def test_on_meta_nothing_is_drawn_and_no_second_is_spent_on_imports() -> None:
+    code = (
+        "import sys\n"
+        "from distqatd.config.sections import StageConfig\n"
+        "from distqatd.models.registry import build_stage\n"
+        "for name in ('resnet18', 'distilgpt2', 'unet', 'gcn'):\n"
+        "    build_stage(StageConfig(model_name=f'{name}.full'), 0, 'meta')\n"
+        "print('sympy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -1,6 +1,7 @@
 import asyncio
 
 from distqatd.averaging.digests import Agreement
+from distqatd.base.decision import Decision
 from distqatd.base.errors import RoundAborted
 from distqatd.roles.expert_life import REFRESH_S
 from distqatd.swarm import records as r
@@ -162,3 +163,23 @@ async def test_an_expert_that_ends_takes_its_records_back():
         await asyncio.sleep(0.1)
         assert world.board.records == {}
         assert world.roles["a"].state == r.DRAINING
+
+
+@on_virtual_time
+async def test_an_expert_whose_stage_does_not_fit_leaves_it_and_takes_another():
+    async with ExpertWorld("front", "back") as world:
+        world.start("a")
+        await world.serving("a")
+        role = world.roles["a"]
+        first = role.slot.stage
+        hosted = role.hosted
+        hosted.on_short(Decision(value=True, reason="2 microbatches in flight"))
+        await asyncio.sleep(1)
+        assert role.hosted is hosted
+        hosted.on_short(Decision(value=False, reason="one microbatch alone"))
+        await asyncio.sleep(60)
+        await world.serving("a")
+        assert {first, role.slot.stage} == {"front", "back"}
+        told = [e for e in world.contexts["a"].events.since() if e.kind == "expert.unfit"]
+        assert "raise diloco.num_microbatches (1)" in told[0].fields["error"]
+        assert told[0].degraded

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distqatd.base.errors import SwarmError
-from distqatd.swarm.placement import Joiner, Slot, is_still_gap, keeps_claim
+from distqatd.swarm.placement import NO_NEEDS, Joiner, Slot, is_still_gap, keeps_claim
 from distqatd.swarm.placement import place as place_joiner
 from distqatd.swarm.view import SwarmView, build_stage
 from tests.support.views import info, view_of
@@ -11,8 +11,9 @@ from tests.support.views import info, view_of
 STAGES = ("head", "tail")
 
 
-def place(view, peer, *, max_index, wanted_stage=None, free=0):
-    return place_joiner(view, Joiner(peer, 1, free, wanted_stage), max_index=max_index)
+def place(view, peer, *, max_index, wanted_stage=None, free=0, unfit=(), needs=NO_NEEDS):
+    joiner = Joiner(peer, 1, free, wanted_stage, frozenset(unfit))
+    return place_joiner(view, joiner, max_index=max_index, needs=needs)
 
 
 def test_a_joiner_fills_the_stage_that_nobody_serves():
@@ -144,3 +145,26 @@ def test_a_gap_is_none_any_more_when_another_serves_it_or_a_lower_id_claims_it()
     assert not decision.value
     assert decision.reason == "b claimed head.0.0.0 by now"
     assert is_still_gap(stage(state="draining"), "c").value
+
+
+NEEDS = {"head": 4 << 30, "tail": 1 << 30}
+
+
+def test_a_stage_that_would_not_fit_is_not_chosen_before_anybody_serves_it():
+    decision = place(view_of(STAGES), "a", max_index=8, free=2 << 30, needs=NEEDS)
+    assert decision.value == Slot("tail", 0)
+    assert "head would not fit into 2048 MiB" in decision.reason
+
+
+def test_what_is_needed_and_what_is_free_is_told_where_nothing_fits():
+    with pytest.raises(SwarmError, match="512 MiB are free, the smallest stage needs 1024 MiB"):
+        place(view_of(STAGES), "a", max_index=8, free=1 << 29, needs=NEEDS)
+
+
+def test_a_stage_that_ran_out_of_memory_here_is_not_tried_again():
+    view = view_of(STAGES)
+    assert place(view, "a", max_index=8, unfit=["head"]).value == Slot("tail", 0)
+    with pytest.raises(SwarmError, match="head was tried, and does not fit"):
+        place(view, "a", max_index=8, unfit=["head"], wanted_stage="head")
+    with pytest.raises(SwarmError, match="head, tail did not when tried"):
+        place(view, "a", max_index=8, unfit=STAGES)
