@@ -99,12 +99,16 @@ def export(
     outer_step: Annotated[
         int | None, typer.Option(min=0, help="Not the newest, but this one.")
     ] = None,
+    integers: Annotated[
+        bool, typer.Option("--int", help="Quantised weights as packed integers with their steps.")
+    ] = False,
     socket: SocketOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint as one safetensors file, with the names of the whole model."""
     root = _folder(source, socket)
     which = [] if outer_step is None else ["--outer-step", str(outer_step)]
+    which += ["--int"] if integers else []
     done = _ask_daemon_program(Exported, "--export-checkpoint", str(root), str(target), *which)
     if as_json:
         print(done.to_json(indent=2))

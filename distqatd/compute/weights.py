@@ -49,6 +49,7 @@ class Weights:
     Attributes:
         path: the file or folder.
         names: of all tensors in it.
+        metadata: texts that the files hold besides.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,8 +60,10 @@ class Weights:
         """
         self.path = path
         self._tensors: dict[str, WireTensor] = {}
+        self.metadata: dict[str, str] = {}
         for file in _files(path):
             opened = TensorFile(file)
+            self.metadata |= opened.layout.metadata
             for spec, data in zip(opened.layout.specs, opened.data, strict=True):
                 self._tensors[spec.name] = WireTensor(spec, data)
         self.names = frozenset(self._tensors)

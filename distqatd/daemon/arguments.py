@@ -104,6 +104,9 @@ def _add_one_shot_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--outer-step", type=int, metavar="N", help="with --export-checkpoint: not the newest one"
     )
+    group.add_argument(
+        "--int", action="store_true", help="with --export-checkpoint: weights as packed integers"
+    )
     group.add_argument("--origin", action="store_true", help="with --show-config: where from")
     group.add_argument("--json", action="store_true", help="print JSON")
 

@@ -21,13 +21,16 @@ from distqatd.checkpoint.reading import (
 )
 from distqatd.checkpoint.store import read_run_config
 from distqatd.checkpoint.tensor_file import TensorFile, TensorWriter
+from distqatd.compute.integers import integer_metadata, integer_tensors
+from distqatd.compute.payload import from_wire, to_wire
 from distqatd.compute.stages import build_trained_stage
 from distqatd.config.run import load_run
 from distqatd.config.sections import Config
 from distqatd.models.units import Stage
 from distqatd.optim.flat import FlatLayout
+from distqatd.quant.packed import PackedForm
 from distqatd.quant.prepare import is_quantizer_state
-from distqatd.wire.payload import TensorSpec
+from distqatd.wire.payload import TensorSpec, WireTensor
 
 EXPORT_FILE = "model.safetensors"
 """What an export into a folder is called: where transformers look."""
@@ -72,7 +75,9 @@ def _fault_entry(fault: Fault) -> CheckpointEntry:
     )
 
 
-def export(source: Path, target: Path, outer_step: int | None = None) -> Exported:
+def export(
+    source: Path, target: Path, outer_step: int | None = None, *, integers: bool = False
+) -> Exported:
     """Write the parameters of all stages into one safetensors file, by their names in the model.
 
     Names are those of transformers and torchvision where the model is theirs. Parameters are the
@@ -83,6 +88,8 @@ def export(source: Path, target: Path, outer_step: int | None = None) -> Exporte
         source: a folder of checkpoints, or one checkpoint.
         target: the file, or a folder to write `model.safetensors` into.
         outer_step: of the checkpoint to take; the newest good one by default.
+        integers: write quantised weights as the integers they are rounded to, see
+            `compute.integers`, which also reads such a file.
 
     Raises:
         CheckpointError: no such checkpoint, it is corrupt, or the target is there already.
@@ -90,13 +97,16 @@ def export(source: Path, target: Path, outer_step: int | None = None) -> Exporte
     """
     checkpoint = _find(source, outer_step)
     config = load_run(Config(), read_run_config(checkpoint))
-    tensors = [*_model_tensors(checkpoint, config)]
+    forms: dict[str, PackedForm] = {}
+    tensors = [*_integer_tensors(checkpoint, config, forms)] if integers else []
+    tensors = tensors or [*_model_tensors(checkpoint, config)]
     tensors.sort(key=lambda named: named[0].name)
     file = target / EXPORT_FILE if target.is_dir() else target
     metadata = {
         "format": "pt",
         "run": checkpoint.manifest.run,
         "outer_step": str(checkpoint.manifest.outer_step),
+        **(integer_metadata(read_run_config(checkpoint), forms) if integers else {}),
     }
     _write(file, tensors, metadata)
     return Exported(
@@ -129,16 +139,44 @@ def _model_tensors(checkpoint: Checkpoint, config: Config) -> Iterator[Named]:
         yield from _stage_tensors(checkpoint, entry, stage)
 
 
-def _stage_tensors(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> Iterator[Named]:
+def _integer_tensors(
+    checkpoint: Checkpoint, config: Config, forms: dict[str, PackedForm]
+) -> Iterator[Named]:
+    """Yield the tensors of all stages with packed weights, whose forms go into `forms`."""
+    for stage_config in config.model_pipeline.pipeline:
+        entry = checkpoint.manifest.stage(stage_config.stage)
+        stage, _ = build_trained_stage(config, stage_config)
+        layout = _checked_layout(checkpoint, entry, stage)
+        anchor = _anchor(checkpoint, entry)
+        spec = TensorSpec("anchor", "float32", (layout.num_elements,), anchor.nbytes)
+        layout.scatter(stage, from_wire(WireTensor(spec, anchor)))
+        layout.scatter_ints(stage, entry.meta.get("int_buffers", {}))
+        tensors, found = integer_tensors(stage)
+        forms |= found
+        for name, tensor in tensors.items():
+            wired = to_wire(name, tensor)
+            yield wired.spec, wired.data
+
+
+def _checked_layout(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> FlatLayout:
     layout = FlatLayout(stage)
     if layout.digest() != entry.layout_digest:
         raise CheckpointError(
             f"stage {entry.name} of {checkpoint.folder} has layout {entry.layout_digest[:12]}, "
             f"this version's has {layout.digest()[:12]}; export it with the version that wrote it"
         )
+    return layout
+
+
+def _anchor(checkpoint: Checkpoint, entry: StageEntry) -> memoryview:
     file = TensorFile(checkpoint.folder / entry.file)
     names = [spec.name for spec in file.layout.specs]
-    anchor = file.data[names.index("anchor")]
+    return file.data[names.index("anchor")]
+
+
+def _stage_tensors(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> Iterator[Named]:
+    layout = _checked_layout(checkpoint, entry, stage)
+    anchor = _anchor(checkpoint, entry)
     for part in layout.entries:
         if is_quantizer_state(part.name):
             continue

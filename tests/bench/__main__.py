@@ -12,8 +12,24 @@ from pathlib import Path
 
 from tests.bench.report import Report
 
-NAMES = ("transport", "dht", "expert", "pipeline", "failover", "allreduce", "diloco", "data")
-EXTRA = {"kills": "failover", "data": "diloco", "only": "diloco"}
+NAMES = (
+    "transport",
+    "dht",
+    "expert",
+    "pipeline",
+    "failover",
+    "allreduce",
+    "diloco",
+    "data",
+    "quant",
+)
+EXTRA = {
+    "kills": "failover",
+    "data": "diloco",
+    "only": "diloco",
+    "seeds": "quant",
+    "task": "quant",
+}
 """Options that one bench takes."""
 
 
@@ -56,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--only", metavar="NAME", help="diloco: only the runs with this in the name"
     )
+    parser.add_argument("--seeds", metavar="N,N", help="quant: instead of 0,1,2")
+    parser.add_argument("--task", metavar="NAME", help="quant: digits or gpt_bytes only")
     return parser
 
 

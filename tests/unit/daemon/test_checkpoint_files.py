@@ -11,24 +11,45 @@ from safetensors.torch import load_file
 from distqatd.averaging.state import pack
 from distqatd.base.errors import CheckpointError
 from distqatd.checkpoint.manifest import StageEntry
+from distqatd.compute.expert import Expert
+from distqatd.compute.integers import load_integers
+from distqatd.compute.stages import build_trained_stage
 from distqatd.config.run import dump_run, resume_digest
-from distqatd.config.sections import Config
+from distqatd.config.sections import Config, InnerOptimConfig, OuterOptimConfig
 from distqatd.daemon import cli
 from distqatd.daemon.checkpoint_files import export, list_checkpoints
+from distqatd.data.tasks import task
 from tests.support.checkpoints import open_store
 from tests.support.experts import OPTIONS, chain_step, make_batch, make_expert
 
 
-def config_of(family, stages=("front", "back")):
+def config_of(family, stages=("front", "back"), quant=None):
     pipeline = [{"model_name": f"{family}.{stage}", **OPTIONS[family]} for stage in stages]
     return Config.model_validate(
-        {"experiment_prefix": "tiny", "model_pipeline": {"pipeline": pipeline}}
+        {
+            "experiment_prefix": "tiny",
+            "model_pipeline": {"pipeline": pipeline},
+            "quant": quant or {},
+        }
     )
 
 
-def trained(family):
+def trained(family, quant=None):
     """Return two stages that have taken a step, and an outer step on it."""
+    config = config_of(family, quant=quant)
     experts = [make_expert(f"{family}.{stage}") for stage in ("front", "back")]
+    if quant is not None:
+        experts = [
+            Expert(
+                f"{stage.stage}.0.0.0",
+                build_trained_stage(config, stage)[0],
+                InnerOptimConfig(),
+                OuterOptimConfig(),
+                task=task("llm" if family == "gpt2" else "cv"),
+                is_first=stage.stage == "front",
+            )
+            for stage in config.model_pipeline.pipeline
+        ]
     chain_step(experts, *make_batch(family, 0))
     for expert in experts:
         part = expert.contribution()
@@ -36,8 +57,8 @@ def trained(family):
     return experts
 
 
-def keep(root, family, experts, layout_digest=None):
-    config = config_of(family)
+def keep(root, family, experts, layout_digest=None, quant=None):
+    config = config_of(family, quant=quant)
     store = open_store(root)
     draft = store.begin(1, 0)
     for expert in experts:
@@ -70,6 +91,39 @@ def test_an_export_holds_the_committed_parameters_of_all_stages(tmp_path, family
     again = export(checkpoint.folder, tmp_path / "out")
     assert again.file == str(tmp_path / "out" / "model.safetensors")
     assert load_file(again.file).keys() == expected.keys()
+
+
+QUANT = {
+    "weights": {"bits": 2, "granularity": "group", "group_size": 8},
+    "activations": {"bits": 5},
+    "overrides": [{"type": "Linear", "weights": {"bits": 7, "quantizer": "MinMaxQuantizer"}}],
+}
+
+
+@pytest.mark.parametrize("family", list(OPTIONS))
+def test_integers_reproduce_the_outputs_of_training_bit_for_bit(tmp_path, family):
+    experts = trained(family, QUANT)
+    keep(tmp_path / "kept", family, experts, quant=QUANT)
+    assert (
+        cli.main(["--export-checkpoint", *map(str, (tmp_path / "kept", tmp_path / "m")), "--int"])
+        == 0
+    )
+    loaded = load_integers(tmp_path / "m")
+    inputs, _ = make_batch(family, 7)
+    expected = experts[1].evaluate(experts[0].evaluate((inputs,)))
+    assert all(torch.equal(*pair) for pair in zip(loaded(inputs), expected, strict=True))
+
+
+def test_a_plain_export_of_a_quantised_run_has_the_masters_alone(tmp_path):
+    experts = trained("gpt2", QUANT)
+    keep(tmp_path / "kept", "gpt2", experts, quant=QUANT)
+    found = load_file(export(tmp_path / "kept", tmp_path / "m").file)
+    plain = {}
+    for expert in trained("gpt2"):
+        plain |= expert.stage.global_state_dict()
+    assert found.keys() == plain.keys()
+    state = experts[0].stage.global_state_dict()
+    assert all(torch.equal(found[name], state[name]) for name in found.keys() & state.keys())
 
 
 def test_transformers_loads_an_exported_gpt2(tmp_path):
