@@ -5,16 +5,20 @@ from collections import deque
 from typing import Any
 
 from distqatd.averaging import messages
+from distqatd.averaging.alone import go_alone
+from distqatd.averaging.ballots import StepKey
 from distqatd.averaging.digests import Agreement, agree
+from distqatd.averaging.ledger import Ledger
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready
-from distqatd.averaging.records import Committed, ContributionLike, RoundRecord, Verdicts
-from distqatd.averaging.round import Waiting
+from distqatd.averaging.phases import Waiting
+from distqatd.averaging.records import Committed, ContributionLike, RoundRecord
 from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
 from distqatd.averaging.service import RoundService
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.clock import Clock
 from distqatd.base.decision import Decision
+from distqatd.base.disk import Disk
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.events import EventLog
 from distqatd.base.ids import ExpertUid, PeerId
@@ -22,7 +26,6 @@ from distqatd.base.rng import Rng
 from distqatd.compute.executor import Executor
 from distqatd.config.sections import DilocoConfig
 from distqatd.net.rpc import Rpc
-from distqatd.optim.digest import digest
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
 
@@ -43,6 +46,7 @@ class Averager:
         clock: Clock,
         rng: Rng,
         events: EventLog,
+        disk: Disk,
     ) -> None:
         """Register the methods; nothing runs yet.
 
@@ -53,8 +57,9 @@ class Averager:
             clock: wall time, for records only.
             rng: names rounds.
             events: where the ends of rounds are told.
+            disk: where promises and accepted values are kept; of this daemon alone.
         """
-        self._tools = Tools(rpc, executor, config, rng, events, Verdicts())
+        self._tools = Tools(rpc, executor, config, rng, events, Ledger(disk))
         self._clock = clock
         self._service = RoundService(self._tools)
         self._records: deque[RoundRecord] = deque(maxlen=MAX_RECORDS)
@@ -67,7 +72,10 @@ class Averager:
     def waiting(self) -> tuple[Waiting, ...]:
         """Return the rounds that are led here now and whom they wait for."""
         return tuple(
-            led.waiting() for seat in self._service.seats.values() for led in seat.leading.values()
+            led.waiting()
+            for seat in self._service.seats.values()
+            for led in seat.leading.values()
+            if led.round.verdict is None
         )
 
     async def run(self) -> None:
@@ -111,8 +119,9 @@ class Averager:
     async def round(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
         """Take the next outer step together with the other replicas, or not at all.
 
-        Takes `averaging_timeout` at most, and longer only while leaders fall silent one after the
-        other. A caller that cancels this after the vote may miss a step that the others take.
+        Takes `averaging_timeout` at most, and longer only while leaders or members die one after
+        the other: then another ballot among those who are left follows at once. A caller that
+        cancels this after the vote may miss a step that the others take.
 
         Args:
             uid: an attached expert.
@@ -130,15 +139,14 @@ class Averager:
             raise RoundAborted(f"{uid} is in a round already")
         # A caller that comes again with an older anchor has not applied what was committed.
         seat.finished = min(seat.finished, contribution.outer_step - 1)
+        key = StepKey(seat.stage, contribution.outer_step, contribution.anchor_digest)
+        seat.kept.keep_only(key)
         began = now()
         try:
-            self._check_newest(seat, contribution)
-            if self._is_alone(seat, contribution):
-                committed = await self._alone(uid, contribution)
-            else:
-                committed = await self._together(seat, contribution)
+            committed = await self._take_step(seat, key, contribution)
             seat.finished = max(seat.finished, contribution.outer_step)
             seat.committed = (committed.outer_step, committed.members)
+            seat.kept.forget()
         except RoundAborted as error:
             self._note(seat, contribution.outer_step + 1, str(error), now() - began)
             raise
@@ -171,6 +179,19 @@ class Averager:
 
     # Rounds.
 
+    async def _take_step(
+        self, seat: Seat, key: StepKey, contribution: ContributionLike
+    ) -> Committed:
+        chosen = seat.chosen.get(key)
+        if chosen is not None and (kept := seat.kept.find(chosen.value)) is not None:
+            return kept.committed(chosen.value, 0, 0.0)
+        self._check_newest(seat, contribution)
+        if self._is_alone(seat, contribution):
+            alone = await go_alone(self._tools, seat.uid, seat.stage, contribution, seat.kept)
+            seat.learn(alone.chosen)
+            return alone.committed
+        return await self._together(seat, contribution)
+
     def _check_newest(self, seat: Seat, contribution: ContributionLike) -> None:
         newest, who = seat.newest(now(), self._tools.config.averaging_timeout)
         if newest > contribution.outer_step:
@@ -194,15 +215,6 @@ class Averager:
             opened[invitation.leader] = invitation.peer_id
         return opened
 
-    async def _alone(self, uid: ExpertUid, contribution: ContributionLike) -> Committed:
-        if not contribution.samples:
-            raise RoundAborted("nothing to average: the only replica has not trained")
-        mean = contribution.pseudo_gradient
-        held = await self._tools.executor.run(lambda: digest(mean))
-        step, ints = contribution.outer_step + 1, dict(contribution.int_buffers)
-        batches = contribution.batches
-        return Committed(mean, step, (uid,), {uid: 1.0}, ints, held, 0, 0.0, batches)
-
     async def _together(self, seat: Seat, contribution: ContributionLike) -> Committed:
         roster = {member.uid: member for member in seat.roster()}
         bandwidth = roster[seat.uid].bandwidth if seat.uid in roster else 0.0
@@ -217,12 +229,15 @@ class Averager:
             dict(contribution.int_buffers),
             contribution.batches,
             contribution.num_coded,
+            contribution.voters,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
         opened = self._opened(seat, contribution)
-        values = contribution.pseudo_gradient
-        seat.active = MemberRound(self._tools, ready, values, peers | opened, tuple(opened))
-        return await seat.active.run()
+        seat.active = MemberRound(self._tools, ready, contribution, peers | opened, seat.kept)
+        committed = await seat.active.run(tuple(opened))
+        if seat.active.chosen is not None:
+            seat.learn(seat.active.chosen)
+        return committed
 
     def _note(
         self,

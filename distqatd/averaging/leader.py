@@ -4,18 +4,26 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
+from distqatd.averaging.ballots import Learn, voter_id
 from distqatd.averaging.messages import (
+    ACCEPT,
     AHEAD,
     BEHIND,
     DIVERGED,
     OPEN,
     PLAN,
+    PREPARE,
     VERDICT,
     Ready,
     Vote,
+    take_chosen,
 )
+from distqatd.averaging.phases import Phase, Waiting
+from distqatd.averaging.proposer import Event, Refusal
+from distqatd.averaging.replies import read_acceptance, read_promise
 from distqatd.averaging.roster import Member
-from distqatd.averaging.round import LeaderRound, Phase, Waiting
+from distqatd.averaging.round import LeaderRound
+from distqatd.averaging.speech import write_ballot, write_value
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import wait_until
 from distqatd.base.errors import DialError, DistqatError, RoundAborted
@@ -26,7 +34,7 @@ from distqatd.wire.payload import Message
 
 
 class Leader:
-    """Runs one round: opens it to the roster, closes it, collects votes, tells the verdict."""
+    """Runs one round: opens it, closes it, collects votes, has the value accepted, tells all."""
 
     def __init__(
         self,
@@ -35,6 +43,7 @@ class Leader:
         round_: LeaderRound,
         on_newer: Callable[[ExpertUid, int], None],
         look: Callable[[], Awaitable[Sequence[Member]]],
+        above: int = 0,
     ) -> None:
         """Prepare; `run` does the work.
 
@@ -44,25 +53,41 @@ class Leader:
             round_: the state machine.
             on_newer: told of a member that has this outer step behind it, and where it is.
             look: reads anew who serves the stage; may raise DistqatError.
+            above: a ballot that others are known to have promised.
         """
         self.uid = uid
         self.round = round_
         self._tools = tools
         self._on_newer = on_newer
         self._look = look
+        self._above = above
         self._changed = asyncio.Event()
+        self._bound = asyncio.Event()
+
+    @property
+    def outbid(self) -> int:
+        """Return the number of the highest ballot that we know to be promised."""
+        return self._above
 
     async def run(self) -> None:
-        """Lead the round to its verdict and tell it to all members."""
+        """Lead the round to its verdict and tell it to all members.
+
+        Raises:
+            CheckpointError: our own promises cannot be kept on disk.
+        """
         try:
             await self._gather()
             if self.round.phase is Phase.REDUCING:
                 await self._reduce()
+            if self.round.phase is Phase.ACCEPTING:
+                await self._accept()
+        except DistqatError as error:
+            self.round.give_up(f"leader {self.uid} cannot go on: {error}")
+            await self._tell()
+            raise
         finally:
-            # Also when we are cancelled: whoever asks must not hear "still open" for ever.
-            self.round.withdraw(f"leader {self.uid} stopped")
-            if self.round.verdict is not None:
-                self._tools.verdicts.keep(self.round.verdict)
+            # Also when we are cancelled: nobody may take us for a leader any more.
+            self.round.give_up(f"leader {self.uid} stopped")
         await self._tell()
 
     def ready(self, entry: Ready, caller: Caller) -> dict[str, Any]:
@@ -91,8 +116,8 @@ class Leader:
         self._changed.set()
 
     def withdraw(self, reason: str) -> None:
-        """Abort the round because we cannot lead it any more."""
-        self.round.withdraw(reason)
+        """End the round because we cannot lead it any more."""
+        self.round.give_up(reason)
         self._changed.set()
 
     def waiting(self) -> Waiting:
@@ -128,14 +153,37 @@ class Leader:
         plan = self.round.plan
         if plan is None:
             raise RoundAborted(f"round {self.round.round_id} has no plan")
+        own = voter_id(self.uid, self._tools.rpc.peer_id)
+        ledger = self._tools.ledger
+        self.round.begin(await ledger.reserve(self.uid, self.round.key, own, self._above))
         async with asyncio.TaskGroup() as tasks:
             calls = [
                 tasks.create_task(self._send_plan(m.uid, m.peer_id), name=f"averaging.plan.{m.uid}")
                 for m in plan.members
             ]
+            calls.append(tasks.create_task(self._ask_unheard(), name="averaging.prepare"))
             await self._drive(Phase.REDUCING)
             for call in calls:
                 call.cancel()
+
+    async def _accept(self) -> None:
+        """Have the members accept the value; over when a quorum has, or all have answered."""
+        plan = self.round.plan
+        async with asyncio.TaskGroup() as tasks:
+            calls = [
+                tasks.create_task(self._propose(m.uid, m.peer_id), name=f"averaging.accept.{m.uid}")
+                for m in (plan.members if plan is not None else ())
+            ]
+            calls.append(tasks.create_task(self._when_all_said(calls[:]), name="averaging.said"))
+            await self._drive(Phase.ACCEPTING)
+            for call in calls:
+                call.cancel()
+
+    async def _when_all_said(self, calls: Sequence["asyncio.Task[None]"]) -> None:
+        await asyncio.wait(calls)
+        self.round.advance(now())
+        self.round.give_up("no quorum of the voters has accepted; another ballot will tell")
+        self._changed.set()
 
     async def _drive(self, phase: Phase) -> None:
         while True:
@@ -160,31 +208,87 @@ class Leader:
             answer = await self._call(peer_id, OPEN, body, self._tools.margin_s)
             state = need(answer.body, "state", str)
             step = need(answer.body, "step", int)
+            chosen = take_chosen(answer.body) if state == AHEAD else None
         except DistqatError as error:
             self.round.excuse(uid, str(error), gone=isinstance(error, DialError))
         else:
-            self._heard(uid, state, step)
+            self._heard(uid, state, step, chosen)
         self._changed.set()
 
-    def _heard(self, uid: ExpertUid, state: str, step: int) -> None:
+    def _heard(self, uid: ExpertUid, state: str, step: int, chosen: Learn | None) -> None:
         if state == AHEAD:
             self._on_newer(uid, step)
-            self.round.overtaken(uid, step)
+            self.round.overtaken(uid, step, chosen)
         elif state == BEHIND:
             self.round.excuse(uid, f"behind, at outer step {step}", behind=True)
         elif state == DIVERGED:
             self.round.excuse(uid, "holds another anchor for this outer step")
 
     async def _send_plan(self, uid: ExpertUid, peer_id: PeerId) -> None:
-        plan = self.round.plan
-        if plan is None:
+        plan, ballot = self.round.plan, self.round.ballot
+        if plan is None or ballot is None:
             return
-        body = {**plan.to_body(), "to": uid, "seconds": max(0.0, self.round.deadline - now())}
+        left_s = max(0.0, self.round.deadline - now())
+        body = {**plan.to_body(), "seconds": left_s, "ballot": write_ballot(ballot.ballot)}
         try:
-            await self._call(peer_id, PLAN, body, 2 * self._tools.margin_s)
+            answer = await self._call(peer_id, PLAN, {**body, "to": uid}, 2 * self._tools.margin_s)
+            self._hear(read_promise(answer.body, voter_id(uid, peer_id)))
         except DistqatError as error:
             self.round.fail(uid, f"did not take the plan: {error}")
-            self._changed.set()
+        self._changed.set()
+
+    async def _ask_unheard(self) -> None:
+        """Ask those outside of the round who may hold what an earlier ballot has left."""
+        asked: set[ExpertUid] = set()
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                unheard = self.round.unheard()
+                for uid in sorted(unheard.keys() - asked):
+                    tasks.create_task(self._prepare(uid, unheard[uid]), name=f"prepare.{uid}")
+                asked |= unheard.keys()
+                self._bound.clear()
+                await self._bound.wait()
+
+    async def _prepare(self, uid: ExpertUid, peer_id: PeerId) -> None:
+        if (ballot := self.round.ballot) is None:
+            return
+        key = self.round.key
+        body = {
+            "to": uid,
+            "stage": key.stage,
+            "step": key.outer_step,
+            "anchor": key.anchor_digest,
+            "ballot": write_ballot(ballot.ballot),
+        }
+        try:
+            answer = await self._call(peer_id, PREPARE, body, self._tools.margin_s)
+            self._hear(read_promise(answer.body, voter_id(uid, peer_id)))
+        except DistqatError as error:
+            self.round.deaf(uid, peer_id)
+            self._tools.events.emit("round.unheard", degraded=True, expert=uid, error=str(error))
+        self._changed.set()
+
+    async def _propose(self, uid: ExpertUid, peer_id: PeerId) -> None:
+        ballot = self.round.ballot
+        if ballot is None or ballot.value is None:
+            return
+        fields = {"ballot": write_ballot(ballot.ballot), "value": write_value(ballot.value)}
+        try:
+            answer = await self._call(
+                peer_id, ACCEPT, {**fields, "to": uid}, 2 * self._tools.margin_s
+            )
+            self._hear(read_acceptance(answer.body, voter_id(uid, peer_id)))
+        except DistqatError as error:
+            self._tools.events.emit(
+                "round.not_accepted", degraded=True, expert=uid, error=str(error)
+            )
+        self._changed.set()
+
+    def _hear(self, event: Event) -> None:
+        if isinstance(event, Refusal):
+            self._above = max(self._above, event.promised.number)
+        self.round.hear(event)
+        self._bound.set()
 
     async def _tell(self) -> None:
         """Tell the verdict to all members at once; one that cannot be reached will ask."""
@@ -197,14 +301,16 @@ class Leader:
                 tasks.create_task(self._tell_one(peer_id, body), name=f"averaging.tell.{uid}")
 
     def _audience(self) -> Iterable[tuple[ExpertUid, PeerId]]:
-        if self.round.plan is not None:
-            return [(member.uid, member.peer_id) for member in self.round.plan.members]
-        return self.round.ready_members().items()
+        """Return who is told: all that were in it; of a step that was taken, the whole stage."""
+        told = self.round.ready_members()
+        verdict = self.round.verdict
+        if verdict is not None and verdict.committed:
+            told |= self.round.strangers()
+        return told.items()
 
     async def _tell_one(self, peer_id: PeerId, body: dict[str, Any]) -> None:
-        timeout_s = max(self._tools.margin_s, self.round.deadline - now())
         try:
-            await self._call(peer_id, VERDICT, body, timeout_s)
+            await self._call(peer_id, VERDICT, body, 2 * self._tools.margin_s)
         except DistqatError as error:
             self._tools.events.emit(
                 "round.untold", degraded=True, expert=str(body["to"]), error=str(error)

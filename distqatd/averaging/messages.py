@@ -4,11 +4,12 @@ Methods, all with the receiver's uid as `to`:
 
     averaging.ready   member -> leader   "count me in": step, anchor, samples, batches, size
     averaging.open    leader -> roster   "a round has opened, it closes in s seconds"
-    averaging.plan    leader -> member   the closed round
+    averaging.plan    leader -> member   the closed round and its ballot; answered with a promise
+    averaging.prepare leader -> voter    the ballot alone, to voters that are not in the round
     averaging.chunk   member -> owner    one chunk of one slice; answered with its mean
     averaging.vote    member -> leader   digest of the mean I hold, or what went wrong
-    averaging.verdict leader -> member   committed or aborted, and why
-    averaging.ask     member -> anyone   how did that round end?
+    averaging.accept  leader -> member   the value to accept in this ballot
+    averaging.verdict leader -> roster   committed, or this ballot is over, and why
     averaging.digest  member -> member   digest of the anchor after an outer step
 """
 
@@ -16,7 +17,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from distqatd.averaging.ballots import Learn, StepKey, VoterId
 from distqatd.averaging.roster import MAX_MEMBERS
+from distqatd.averaging.speech import (
+    read_ballot,
+    read_value,
+    read_voters,
+    write_ballot,
+    write_value,
+)
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid
 from distqatd.base.intervals import IntervalSet
@@ -29,9 +38,10 @@ READY: Final = "averaging.ready"
 OPEN: Final = "averaging.open"
 PLAN: Final = "averaging.plan"
 CHUNK: Final = "averaging.chunk"
+PREPARE: Final = "averaging.prepare"
 VOTE: Final = "averaging.vote"
+ACCEPT: Final = "averaging.accept"
 VERDICT: Final = "averaging.verdict"
-ASK: Final = "averaging.ask"
 DIGEST: Final = "averaging.digest"
 
 JOINED: Final = "joined"
@@ -106,8 +116,11 @@ def take_uids(body: Mapping[str, Any], key: str) -> tuple[ExpertUid, ...]:
 class Ready:
     """A member asks to take part. `samples` 0 means weight 0: it works for the others only.
 
-    `batches` are those that the samples came from: the stage has trained on them if this commits.
-    The first `num_coded` elements may be rounded by the codec: parameters, not statistics.
+    Attributes:
+        num_coded: elements that the codec may round: parameters, not statistics; they come first.
+        batches: those that the samples came from: trained on by the stage if this commits.
+        voters: who decides this step, as the member's anchor says.
+        attempt: rounds over this step that it was in, in the same call, and that fell apart.
     """
 
     uid: ExpertUid
@@ -120,6 +133,13 @@ class Ready:
     int_buffers: dict[str, int]
     batches: IntervalSet = NO_BATCHES
     num_coded: int = MAX_ELEMENTS
+    voters: tuple[VoterId, ...] = ()
+    attempt: int = 0
+
+    @property
+    def key(self) -> StepKey:
+        """Return the step that it is ready for."""
+        return StepKey(self.stage, self.outer_step, self.anchor_digest)
 
     def to_body(self) -> dict[str, Any]:
         """Return the body that `from_body` reads."""
@@ -134,6 +154,8 @@ class Ready:
             "ints": self.int_buffers,
             "batches": self.batches.to_list(),
             "coded": self.num_coded,
+            "voters": list(self.voters),
+            "attempt": self.attempt,
         }
 
     @classmethod
@@ -154,6 +176,8 @@ class Ready:
             take_ints(body, "ints"),
             take_batches(body, "batches"),
             need(body, "coded", int),
+            read_voters(body, "voters"),
+            need(body, "attempt", int),
         )
         if ready.samples < 0 or ready.num_elements < 1 or not 0 <= ready.bandwidth < 1e15:
             raise RemoteProtocolError(f"ready from {ready.uid}: samples, size or bandwidth")
@@ -201,22 +225,35 @@ class Vote:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How a round ended: committed with this digest, or aborted. `missing` took no part."""
+    """How a round ended: with an outer step that was chosen, or its ballot is over.
+
+    Attributes:
+        round_id: the round.
+        reason: why, for people.
+        missing: members of the roster that took no part.
+        chosen: the outer step that was committed; it may be one of an earlier round.
+        again: whether another ballot at once may do better, with whoever is left.
+    """
 
     round_id: str
-    committed: bool
     reason: str
-    digest: str = ""
     missing: tuple[ExpertUid, ...] = ()
+    chosen: Learn | None = None
+    again: bool = False
+
+    @property
+    def committed(self) -> bool:
+        """Return whether an outer step was chosen."""
+        return self.chosen is not None
 
     def to_body(self) -> dict[str, Any]:
         """Return the body that `from_body` reads."""
         return {
             "round": self.round_id,
-            "committed": self.committed,
             "reason": self.reason[:MAX_TEXT],
-            "digest": self.digest,
             "missing": list(self.missing),
+            "again": self.again,
+            **chosen_fields(self.chosen),
         }
 
     @classmethod
@@ -228,13 +265,27 @@ class Verdict:
         """
         return cls(
             need(body, "round", str),
-            need(body, "committed", bool),
             need(body, "reason", str)[:MAX_TEXT],
-            need(body, "digest", str),
             take_uids(body, "missing"),
+            take_chosen(body),
+            need(body, "again", bool),
         )
 
 
-def aborted(round_id: str, reason: str, missing: tuple[ExpertUid, ...] = ()) -> Verdict:
-    """Return the verdict of a round that did not commit."""
-    return Verdict(round_id, committed=False, reason=reason, missing=missing)
+def chosen_fields(chosen: Learn | None) -> dict[str, Any]:
+    """Return the fields that `take_chosen` reads."""
+    if chosen is None:
+        return {"ballot": None, "value": None}
+    return {"ballot": write_ballot(chosen.ballot), "value": write_value(chosen.value)}
+
+
+def take_chosen(body: Mapping[str, Any]) -> Learn | None:
+    """Return the outer step that the body says was chosen, None if it says of none.
+
+    Raises:
+        RemoteProtocolError: it cannot be read.
+    """
+    ballot, value = read_ballot(body, "ballot"), read_value(body, "value")
+    if (ballot is None) != (value is None):
+        raise RemoteProtocolError("a value that was chosen comes with its ballot")
+    return None if ballot is None or value is None else Learn(ballot, value)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from distqatd.averaging.ballots import StepKey
 from distqatd.averaging.messages import MAX_ELEMENTS, Ready, take_batches, take_ints, take_uid
 from distqatd.averaging.roster import MAX_MEMBERS
 from distqatd.base.errors import RemoteProtocolError
@@ -96,6 +97,11 @@ class Plan:
     batches: IntervalSet = NO_BATCHES
     duplicated: int = 0
     num_coded: int = MAX_ELEMENTS
+
+    @property
+    def key(self) -> StepKey:
+        """Return the step that the round is about."""
+        return StepKey(self.stage, self.outer_step, self.anchor_digest)
 
     @property
     def uids(self) -> tuple[ExpertUid, ...]:

@@ -1,15 +1,12 @@
-"""What goes into a round and what comes out of it, and the verdicts that peers may ask for."""
+"""What goes into a round and what comes out of it."""
 
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
-from distqatd.averaging.butterfly import Butterfly
-from distqatd.averaging.messages import Verdict
-from distqatd.averaging.plan import Plan
+from distqatd.averaging.ballots import VoterId
 from distqatd.base.ids import ExpertUid
 from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES
@@ -57,6 +54,11 @@ class ContributionLike(Protocol):
         """Return how many of the first elements may be rounded on their way."""
         ...
 
+    @property
+    def voters(self) -> tuple[VoterId, ...]:
+        """Return who decides this step: members of the one that made the anchor; () if none."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -74,6 +76,9 @@ class Committed:
         batches: all that the members have trained on since the anchor.
         duplicated: how many of them more than one member had trained on.
         rest: what a codec took from our own contribution, see `compute.feedback`.
+        voters: who decides the next step: the members, and where they are.
+        contribution: what we brought to it; an earlier one than the call's if a ballot of an
+            earlier call was found to be chosen. What was trained since is not inside.
     """
 
     mean: Tensor
@@ -87,23 +92,8 @@ class Committed:
     batches: IntervalSet = NO_BATCHES
     duplicated: int = 0
     rest: Tensor | None = None
-
-
-def committed(plan: Plan, exchange: Butterfly, digest: str, seconds: float) -> Committed:
-    """Return what the members of `plan` have committed."""
-    return Committed(
-        exchange.mean,
-        plan.outer_step + 1,
-        plan.uids,
-        plan.weights,
-        plan.int_buffers,
-        digest,
-        exchange.bytes_sent,
-        seconds,
-        plan.batches,
-        plan.duplicated,
-        exchange.rest,
-    )
+    voters: tuple[VoterId, ...] = ()
+    contribution: ContributionLike | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,23 +116,3 @@ class RoundRecord:
     seconds: float
     ended_unix_s: float
     duplicated: int = 0
-
-
-class Verdicts:
-    """The last verdicts this peer gave or heard, by round; the oldest is dropped when full."""
-
-    def __init__(self, capacity: int = 128) -> None:
-        self._capacity = capacity
-        self._verdicts: OrderedDict[str, Verdict] = OrderedDict()
-
-    def keep(self, verdict: Verdict) -> None:
-        """Remember a verdict; the first one of a round stays."""
-        if verdict.round_id in self._verdicts:
-            return
-        self._verdicts[verdict.round_id] = verdict
-        if len(self._verdicts) > self._capacity:
-            self._verdicts.popitem(last=False)
-
-    def get(self, round_id: str) -> Verdict | None:
-        """Return how a round ended, if we know."""
-        return self._verdicts.get(round_id)

@@ -50,21 +50,13 @@ def leader_order(stage: str, outer_step: int, uids: Iterable[ExpertUid]) -> tupl
     return tuple(sorted(set(uids), key=rank))
 
 
-def quorum_holds(
-    ready: Collection[ExpertUid], roster: Collection[ExpertUid], first: ExpertUid, quorum: float
+def share_holds(
+    ready: Collection[ExpertUid], roster: Collection[ExpertUid], quorum: float
 ) -> Decision[bool]:
-    """Decide whether the members that are ready may take the outer step without the others.
-
-    Besides the configured share it takes more than half of the roster, or half of it with
-    `first`, the leader by hash: of two halves that cannot see each other at most one goes on.
-    """
+    """Decide whether enough of the roster is ready to take the outer step without the others."""
     num_ready = len(set(ready) & set(roster))
     text = f"{num_ready} of {len(roster)} ready, quorum {quorum:g}"
-    if num_ready < math.ceil(quorum * len(roster)):
-        return Decision(value=False, reason=text)
-    if 2 * num_ready > len(roster) or (2 * num_ready == len(roster) and first in ready):
-        return Decision(value=True, reason=text)
-    return Decision(value=False, reason=f"{text}, and more than half is needed (half with {first})")
+    return Decision(num_ready >= math.ceil(quorum * len(roster)), text)
 
 
 def grace_s(arrivals_s: Sequence[float], timeout_s: float) -> Decision[float]:
@@ -82,3 +74,12 @@ def grace_s(arrivals_s: Sequence[float], timeout_s: float) -> Decision[float]:
     wanted_s = max(MIN_GRACE_S, median_s + MAD_FACTOR * mad_s)
     reason = f"median {median_s:.2f} s + {MAD_FACTOR:g} x MAD {mad_s:.2f} s of past arrivals"
     return Decision(min(bound_s, wanted_s), f"{min(bound_s, wanted_s):.1f} s: {reason}")
+
+
+def retry_grace_s(grace: Decision[float], margin_s: float) -> Decision[float]:
+    """Decide how long a ballot stays open that follows one which fell apart.
+
+    Who was in that one comes at once; the others were waited for already.
+    """
+    wanted_s = max(MIN_GRACE_S, margin_s)
+    return Decision(min(grace.value, wanted_s), f"another ballot: at most {wanted_s:.1f} s")

@@ -1,60 +1,44 @@
 """A leader's round as a state machine: no I/O, no clock; who drives it passes `now`.
 
-    GATHERING --(all ready or grace over, quorum)--> REDUCING --(all hold one digest)--> DECIDED
-        |  (grace over, no quorum; stage is ahead)       |  (fault, loss, deadline)          ^
-        +------------------------------------------------+-----------------------------------+
+    phase      what happens                                           next
+    GATHERING  all ready or grace over, with a quorum: plan made      REDUCING
+    GATHERING  grace over without one; the stage is ahead             DECIDED, not committed
+    REDUCING   all members hold one mean, and the ballot is free      ACCEPTING it
+    REDUCING   a promise tells of a value that was accepted before    ACCEPTING that one
+    REDUCING   fault, loss, outbid, deadline                          DECIDED, not committed
+    ACCEPTING  accepted by a quorum of the voters                     DECIDED, committed
+    ACCEPTING  outbid, no quorum left, deadline                       DECIDED, not known
 
-Two-phase commit with the leader as coordinator. It is safe while the leader lives: it commits
-only if every member of the plan has voted for the same digest, a member votes once and not after
-it has given up, and each vote binds its member until the verdict or the deadline. One window is
-open: the leader decides to commit, tells some members or none, and dies or is cut off until the
-deadline of the others, none of whom can be reached by one who knows. These then give up a step
-that the leader, and maybe a few, have taken. They find out by outer step or digest and the
-minority re-syncs, so replicas never stay different unnoticed, but work can be lost. Ballots with
-promises on disk close this window in a later version.
+What decides is the ballot, see `proposer` and `ballots`: once a quorum has accepted a value it
+stays chosen whoever dies, and any later round over the same anchor finds it and finishes it. "Not
+committed" is therefore said of this ballot only. While nothing was proposed in it, nothing of it
+can be chosen; a ballot that ends in ACCEPTING may have chosen its value, and the next one knows.
 """
 
-import enum
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
-from distqatd.averaging.messages import Ready, Verdict, Vote, aborted
+from distqatd.averaging.ballots import Ballot, Electorate, Learn, Value, VoterId, voter_id
+from distqatd.averaging.ballots import electorate as find_electorate
+from distqatd.averaging.messages import Ready, Verdict, Vote
+from distqatd.averaging.phases import Phase, Waiting
 from distqatd.averaging.plan import Plan, Terms, make_plan
-from distqatd.averaging.roster import MAX_MEMBERS, Member, leader_order, quorum_holds
+from distqatd.averaging.proposer import Candidate, Event, Proposer, Stage, advance
+from distqatd.averaging.roster import MAX_MEMBERS, Member, share_holds
+from distqatd.base.decision import Decision
 from distqatd.base.errors import Overloaded, RemoteProtocolError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
-
-
-class Phase(enum.Enum):
-    """Where a round is."""
-
-    GATHERING = "gathering"
-    REDUCING = "reducing"
-    DECIDED = "decided"
-
-
-@dataclass(frozen=True, slots=True)
-class Waiting:
-    """Whom an open round waits for, for people to look at while it lasts."""
-
-    round_id: str
-    stage: str
-    outer_step: int
-    phase: str
-    ready: tuple[ExpertUid, ...]
-    waiting_for: tuple[ExpertUid, ...]
-    seconds_left: float
 
 
 class LeaderRound:
     """One attempt at an outer step, as its leader sees it.
 
-    Feed it what happens (`ready`, `excuse`, `vote`, `lost`, `fail`) and call `advance(now)` after
-    each, and at `wake_at`: it moves the phase on when it is time. Times are loop seconds.
+    Feed it what happens (`ready`, `excuse`, `vote`, `lost`, `fail`, `hear`) and call `advance(now)`
+    after each, and at `wake_at`: it moves the phase on when it is time. Times are loop seconds.
 
     Attributes:
         phase: where it is.
         plan: the closed round, from REDUCING on unless it was aborted before.
+        ballot: its ballot as we see it, once `begin` was called in REDUCING.
         verdict: how it ended, in DECIDED.
         arrivals_s: seconds from opening to each member's READY after the first.
     """
@@ -71,11 +55,14 @@ class LeaderRound:
         self.stage = first.stage
         self.outer_step = first.outer_step
         self.anchor_digest = first.anchor_digest
+        self.key = first.key
         self.num_elements = first.num_elements
         self.phase = Phase.GATHERING
         self.plan: Plan | None = None
         self.verdict: Verdict | None = None
         self.arrivals_s: list[float] = []
+        self.ballot: Proposer | None = None
+        self._voters = frozenset(first.voters)
         self._terms = terms
         self._opened_at = now
         self._roster: dict[ExpertUid, PeerId] = {m.uid: m.peer_id for m in roster}
@@ -83,6 +70,7 @@ class LeaderRound:
         self._excused: dict[ExpertUid, str] = {}
         self._behind: set[ExpertUid] = set()
         self._gone: set[ExpertUid] = set()
+        self._deaf: set[VoterId] = set()
         self._votes: dict[ExpertUid, str] = {}
 
     @property
@@ -178,10 +166,35 @@ class LeaderRound:
         if behind:
             self._behind.add(uid)
 
-    def overtaken(self, uid: ExpertUid, outer_step: int) -> None:
-        """Abort: `uid` has this outer step behind it, so it has been taken without us."""
+    def overtaken(self, uid: ExpertUid, outer_step: int, chosen: Learn | None = None) -> None:
+        """End: `uid` has this outer step behind it; `chosen` is how it was taken, if it knows."""
+        if chosen is not None and chosen.value.key == self.key:
+            self._commit(chosen, f"{uid} has taken this step")
+            return
         step = self.outer_step
         self._abort(f"{uid} is at outer step {outer_step} already; members at {step} are behind")
+
+    def begin(self, ballot: Ballot) -> None:
+        """Take the number of our ballot, after the round has closed."""
+        here = self._voter_ids(self._roster.items())
+        self.ballot = Proposer(ballot, self._electorate().value, here)
+
+    def hear(self, event: Event) -> None:
+        """Take what a voter answered."""
+        if self.ballot is not None and self.phase in (Phase.REDUCING, Phase.ACCEPTING):
+            self.ballot = advance(self.ballot, event)
+
+    def deaf(self, uid: ExpertUid, peer_id: PeerId) -> None:
+        """Take note that a voter outside of the plan cannot be asked."""
+        self._deaf.add(voter_id(uid, peer_id))
+
+    def unheard(self) -> dict[ExpertUid, PeerId]:
+        """Return the experts outside of the plan that may hold what the ballot is bound to."""
+        if self.ballot is None or self.ballot.stage is not Stage.BOUND or self.plan is None:
+            return {}
+        outside = [(u, p) for u, p in self._roster.items() if u not in self.plan.uids]
+        missing = self.ballot.missing()
+        return {uid: peer for uid, peer in outside if voter_id(uid, peer) in missing}
 
     def vote(self, vote: Vote, peer_id: PeerId) -> None:
         """Take a member's vote; the first one counts.
@@ -193,33 +206,37 @@ class LeaderRound:
             raise RemoteProtocolError(f"{vote.uid} has no vote in round {self.round_id}")
         if not vote.digest:
             blamed = ", ".join(vote.blamed) or vote.uid
-            self._abort(f"{blamed} failed: {vote.reason} (says {vote.uid})")
+            self._abort(f"{blamed} failed: {vote.reason} (says {vote.uid})", again=True)
         else:
             self._votes.setdefault(vote.uid, vote.digest)
 
     def lost(self, peer_id: PeerId, reason: str) -> None:
-        """Take note that a peer is gone: its members are not waited for, its rounds abort."""
+        """Take note that a peer is gone: it is not waited for; what needs its mean is over."""
         for uid in [u for u, p in self._roster.items() if p == peer_id]:
             if self.phase is Phase.GATHERING:
                 self._ready.pop(uid, None)
                 self.excuse(uid, reason, gone=True)
-            elif self.plan is not None and uid in self.plan.uids and uid not in self._votes:
+            elif self.phase is Phase.REDUCING and self._owes_vote(uid):
                 self.fail(uid, reason)
 
     def fail(self, uid: ExpertUid, reason: str) -> None:
-        """Abort because of a member."""
-        self._abort(f"{uid} was lost: {reason}")
+        """End this ballot because of a member; the others may go on without it."""
+        if self.phase is not Phase.ACCEPTING:
+            self._abort(f"{uid} was lost: {reason}", again=True)
 
-    def withdraw(self, reason: str) -> None:
-        """Abort because we, the leader, cannot go on."""
-        self._abort(reason)
+    def give_up(self, reason: str) -> None:
+        """End this ballot: no more answers will come."""
+        self._abort(reason, again=True)
 
     def advance(self, now: float) -> None:
         """Move on to the next phase if it is time."""
         if self.phase is Phase.GATHERING:
             self._close(now)
-        elif self.phase is Phase.REDUCING:
-            self._decide(now)
+        elif self.phase is not Phase.DECIDED and self.ballot is not None:
+            self._decide(self.ballot, now)
+
+    def _owes_vote(self, uid: ExpertUid) -> bool:
+        return self.plan is not None and uid in self.plan.uids and uid not in self._votes
 
     def _waited_for(self) -> tuple[ExpertUid, ...]:
         if self.phase is Phase.REDUCING and self.plan is not None:
@@ -230,9 +247,7 @@ class LeaderRound:
         is_late = now >= self.closes_at
         if self._waited_for() and not is_late:
             return
-        electorate = self._roster.keys() - self._behind
-        first = leader_order(self.stage, self.outer_step, electorate)[0]
-        quorum = quorum_holds(self._ready, electorate, first, self._terms.quorum)
+        quorum = self._quorum()
         is_hopeless = self.strangers().keys() <= self._gone | self._behind
         if not quorum.value and (is_late or is_hopeless):
             self._abort(f"no quorum: {quorum.reason}; missing {self._absences()}")
@@ -243,29 +258,75 @@ class LeaderRound:
             self.plan = make_plan(self.round_id, entries, self._terms)
             self.phase = Phase.REDUCING
 
-    def _decide(self, now: float) -> None:
-        plan = self.plan
-        if plan is None:
-            return
-        digests = {self._votes[uid] for uid in plan.uids if uid in self._votes}
+    def _quorum(self) -> Decision[bool]:
+        """Decide whether those who are ready may take the step: by their share, and as voters."""
+        here = self._roster.keys() - self._behind
+        share = share_holds(self._ready, here, self._terms.quorum)
+        deciding = self._electorate()
+        ready = self._voter_ids(self.ready_members().items())
+        if not share.value or deciding.value.has_quorum(ready):
+            return share
+        first = deciding.value.first.partition("@")[0]
+        need = f"more than half of {deciding.reason} is needed (half with {first})"
+        return Decision(value=False, reason=f"{share.reason}, and {need}")
+
+    def _electorate(self) -> Decision[Electorate]:
+        """Decide who decides; before the first step of a run those who are behind have no say."""
+        behind = frozenset() if self._voters else self._behind
+        roster = {u: p for u, p in self._roster.items() if u not in behind} or self._roster
+        return find_electorate(self.key, self._voters, self._voter_ids(roster.items()))
+
+    @staticmethod
+    def _voter_ids(members: Collection[tuple[ExpertUid, PeerId]]) -> frozenset[VoterId]:
+        return frozenset(voter_id(uid, peer) for uid, peer in members)
+
+    def _decide(self, ballot: Proposer, now: float) -> None:
+        if ballot.chosen is not None:
+            self._commit(ballot.chosen, ballot.reason)
+        elif ballot.stage is Stage.OUTBID:
+            self._abort(ballot.reason, again=True)
+        elif ballot.stage is Stage.PROPOSING:
+            self.phase = Phase.ACCEPTING
+        elif ballot.stage is Stage.BOUND and self._deaf.issuperset(ballot.missing()):
+            self._abort(f"{ballot.reason}, and {', '.join(ballot.missing())} cannot be asked")
+        elif self.phase is Phase.REDUCING:
+            self._count_votes(ballot)
+        if self.phase is not Phase.DECIDED and now >= self.decide_by:
+            self._abort(self._lateness(), again=True)
+
+    def _count_votes(self, ballot: Proposer) -> None:
+        plan, digests = self.plan, set(self._votes.values())
         if len(digests) > 1:
             self._abort(f"members hold different means: {_by_digest(self._votes)}")
-        elif len(self._votes) == len(plan.uids):
-            who = f"{len(plan.uids)} of {len(self._roster)}"
-            missing = self._missing()
-            text = f"{who} members, missing {self._absences()}" if missing else f"{who} members"
-            round_id, held = self.round_id, digests.pop()
-            self._end(Verdict(round_id, committed=True, reason=text, digest=held, missing=missing))
-        elif now >= self.decide_by:
-            self._abort(f"no vote from {', '.join(self._waited_for())} before the deadline")
+        elif plan is not None and len(self._votes) == len(plan.uids):
+            members = self._voter_ids([(m.uid, m.peer_id) for m in plan.members])
+            value = Value(self.key, self.round_id, tuple(sorted(members)), digests.pop())
+            self.ballot = advance(ballot, Candidate(value))
+            if self.ballot.stage is Stage.PROPOSING:
+                self.phase = Phase.ACCEPTING
 
-    def _abort(self, reason: str) -> None:
+    def _lateness(self) -> str:
+        if self.phase is Phase.REDUCING and (late := self._waited_for()):
+            return f"no vote from {', '.join(late)} before the deadline"
+        ballot = self.ballot
+        unheard = ", ".join(ballot.missing()) if ballot is not None else ""
+        doing = ballot.reason if ballot is not None else "no ballot"
+        return f"no decision before the deadline: {doing}; not heard of {unheard or 'a quorum'}"
+
+    def _commit(self, chosen: Learn, reason: str) -> None:
+        missing = self._missing()
+        who = f"{len(chosen.value.members)} of {len(self._roster)} members, {reason}"
+        text = f"{who}, missing {self._absences()}" if missing else who
+        self._end(Verdict(self.round_id, text, missing, chosen))
+
+    def _abort(self, reason: str, *, again: bool = False) -> None:
         if self.phase is not Phase.DECIDED:
-            self._end(aborted(self.round_id, reason, self._missing()))
+            self._end(Verdict(self.round_id, reason, self._missing(), again=again))
 
     def _end(self, verdict: Verdict) -> None:
-        self.phase = Phase.DECIDED
-        self.verdict = verdict
+        if self.phase is not Phase.DECIDED:
+            self.phase = Phase.DECIDED
+            self.verdict = verdict
 
     def _missing(self) -> tuple[ExpertUid, ...]:
         return tuple(sorted(self.strangers()))

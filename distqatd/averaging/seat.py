@@ -1,9 +1,11 @@
 """An expert's place in averaging on its own daemon: what it is in, and how others compare to it."""
 
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from distqatd.averaging.ballots import Learn, StepKey
+from distqatd.averaging.keeping import KeptMeans
 from distqatd.averaging.leader import Leader
 from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
@@ -26,6 +28,8 @@ Refresh = Callable[[], Awaitable[object]]
 MAX_ROUNDS_LED = 4
 """Rounds one expert leads at a time; more mean that peers disagree wildly about the state."""
 
+MAX_CHOSEN = 4
+
 
 @dataclass(slots=True)
 class Seat:
@@ -44,6 +48,9 @@ class Seat:
         committed: last outer step taken here and who took it.
         heard: the highest outer step a member said it has, who it was, and when.
         invitation: the last round that another leader opened.
+        kept: means that were voted for here and may have been chosen.
+        chosen: how the last steps were decided, as far as known here.
+        outbid: ballot that others have promised above ours.
     """
 
     uid: ExpertUid
@@ -58,6 +65,15 @@ class Seat:
     committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
     heard: tuple[int, ExpertUid, float] | None = None
     invitation: Invitation | None = None
+    kept: KeptMeans = field(default_factory=KeptMeans)
+    chosen: OrderedDict[StepKey, Learn] = field(default_factory=OrderedDict)
+    outbid: int = 0
+
+    def learn(self, chosen: Learn) -> None:
+        """Note how a step was decided, for those who ask."""
+        self.chosen[chosen.value.key] = chosen
+        while len(self.chosen) > MAX_CHOSEN:
+            self.chosen.popitem(last=False)
 
     def invited(self, outer_step: int, anchor_digest: str, now: float) -> Invitation | None:
         """Return the open round of another leader that an expert with this anchor may join."""

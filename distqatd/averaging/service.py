@@ -1,19 +1,23 @@
 """What peers call: takes each averaging method to the seat and the round it is meant for."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from distqatd.averaging import messages
+from distqatd.averaging.ballots import Accept, Ballot, Learn, Prepare, Promised, StepKey
 from distqatd.averaging.digests import DigestBook
 from distqatd.averaging.leader import Leader
 from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready, Verdict, Vote, take_uid
+from distqatd.averaging.phases import Phase
 from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms
-from distqatd.averaging.roster import grace_s
-from distqatd.averaging.round import LeaderRound, Phase
+from distqatd.averaging.replies import write_answer
+from distqatd.averaging.roster import grace_s, retry_grace_s
+from distqatd.averaging.round import LeaderRound
 from distqatd.averaging.seat import MAX_ROUNDS_LED, Seat
+from distqatd.averaging.speech import need_ballot, need_value
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.errors import (
     ExpertNotFound,
@@ -47,9 +51,10 @@ class RoundService:
         self._register(messages.READY, self._on_ready)
         self._register(messages.OPEN, self._on_open)
         self._register(messages.PLAN, self._on_plan)
+        self._register(messages.PREPARE, self._on_prepare)
         self._register(messages.VOTE, self._on_vote)
+        self._register(messages.ACCEPT, self._on_accept)
         self._register(messages.VERDICT, self._on_verdict)
-        self._register(messages.ASK, self._on_ask)
         self._register(messages.DIGEST, self._on_digest)
         limit = MAX_CHUNK_BYTES + MAX_BODY_BYTES
         tools.rpc.serve(messages.CHUNK, self._on_chunk, max_bytes=limit, sink=tools.memory.sink)
@@ -65,10 +70,10 @@ class RoundService:
                 self._supervisor = None
 
     def _register(
-        self, method: str, handle: Callable[[Caller, dict[str, Any]], dict[str, Any]]
+        self, method: str, handle: Callable[[Caller, dict[str, Any]], Awaitable[dict[str, Any]]]
     ) -> None:
         async def handler(caller: Caller, message: Message) -> Message:
-            return Message(handle(caller, dict(message.body)))
+            return Message(await handle(caller, dict(message.body)))
 
         self._tools.rpc.serve(method, handler, max_bytes=MAX_BODY_BYTES)
 
@@ -97,13 +102,16 @@ class RoundService:
         return active
 
     def _lead(self, seat: Seat, first: Ready) -> Leader:
-        if self._supervisor is None or len(seat.leading) >= MAX_ROUNDS_LED:
+        num_open = sum(led.round.phase is not Phase.DECIDED for led in seat.leading.values())
+        if self._supervisor is None or num_open >= MAX_ROUNDS_LED:
             raise Overloaded(f"{seat.uid} cannot lead another round now")
         config = self._tools.config
         round_id = (
             f"{seat.stage}/{first.outer_step + 1}/{seat.uid}/{self._tools.rng.getrandbits(48):012x}"
         )
         grace = grace_s(seat.arrivals_s, config.averaging_timeout)
+        if first.attempt:
+            grace = retry_grace_s(grace, self._tools.margin_s)
         terms = Terms(config.averaging_timeout, grace.value, config.quorum, config.codec)
         led = Leader(
             self._tools,
@@ -111,6 +119,7 @@ class RoundService:
             LeaderRound(round_id, first, seat.roster(), terms, now()),
             lambda uid, step: seat.hear(uid, step, now()),
             seat.look,
+            seat.outbid,
         )
         seat.leading[round_id] = led
         self._tools.events.emit(
@@ -124,9 +133,10 @@ class RoundService:
             await led.run()
         finally:
             del seat.leading[led.round.round_id]
+            seat.outbid = max(seat.outbid, led.outbid)
             seat.arrivals_s.extend(led.round.arrivals_s)
 
-    def _on_ready(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+    async def _on_ready(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
         ready = Ready.from_body(body)
         if ready.stage != seat.stage:
@@ -135,7 +145,8 @@ class RoundService:
         if state == messages.BEHIND:
             seat.hear(ready.uid, ready.outer_step, now())
         if state != messages.COMING:
-            return {"state": state, "step": step}
+            known = messages.chosen_fields(seat.chosen.get(ready.key))
+            return {"state": state, "step": step, **known}
         led = self.led(seat, ready.outer_step, ready.anchor_digest)
         if led is None and (other := _other_leader(seat, ready)) is not None:
             return {"state": messages.ELSEWHERE, "step": step, "leader": other[0], "peer": other[1]}
@@ -144,7 +155,7 @@ class RoundService:
             return {"state": messages.CLOSED, "step": step}
         return {"state": messages.JOINED, "step": step, **led.ready(ready, caller)}
 
-    def _on_open(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+    async def _on_open(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
         leader, step = take_uid(body, "from"), need(body, "step", int)
         anchor = need(body, "anchor", str)
@@ -156,16 +167,44 @@ class RoundService:
             seat.invitation = Invitation(step, anchor, leader, caller.peer_id, now() + left_s)
         if state == messages.COMING and seat.active is not None:
             state = messages.JOINED
+            seat.active.summoned(leader)
         elif state in (messages.COMING, messages.BEHIND) and seat.on_open is not None:
             seat.on_open(seat.uid, step + 1, left_s)
-        return {"state": state, "step": own_step}
+        known = messages.chosen_fields(seat.chosen.get(StepKey(seat.stage, step, anchor)))
+        return {"state": state, "step": own_step, **known}
 
-    def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        active = self._active(take_uid(body, "to"))
-        active.take_plan(Plan.from_body(body), caller, need(body, "seconds", float))
-        return {}
+    async def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        uid, plan = take_uid(body, "to"), Plan.from_body(body)
+        seat = self.seat(uid)
+        answer = await self._prepare(seat, plan.key, need_ballot(body, "ballot"))
+        # Promised before it is taken, and not taken unless promised: a later leader must not
+        # find out of nothing while we vote for this one.
+        if "accepted" in answer:
+            self._active(uid).take_plan(plan, caller, need(body, "seconds", float))
+        return answer
 
-    def _on_vote(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+    async def _on_prepare(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat = self.seat(take_uid(body, "to"))
+        stage, anchor = need(body, "stage", str), need(body, "anchor", str)
+        key = StepKey(stage, need(body, "step", int), anchor)
+        return await self._prepare(seat, key, need_ballot(body, "ballot"))
+
+    async def _prepare(self, seat: Seat, key: StepKey, ballot: Ballot) -> dict[str, Any]:
+        if seat.position()[0] > key.outer_step:
+            if (known := seat.chosen.get(key)) is not None:
+                return messages.chosen_fields(known)
+            raise RoundAborted(f"{seat.uid} has outer step {key.outer_step + 1} behind it")
+        answer = await self._tools.ledger.react(seat.uid, key, Prepare(ballot))
+        value = answer.value if isinstance(answer, Promised) else None
+        return write_answer(answer, holds=seat.kept.find(value) is not None)
+
+    async def _on_accept(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat = self.seat(take_uid(body, "to"))
+        ballot, value = need_ballot(body, "ballot"), need_value(body, "value")
+        answer = await self._tools.ledger.react(seat.uid, value.key, Accept(ballot, value))
+        return write_answer(answer)
+
+    async def _on_vote(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         vote = Vote.from_body(body)
         led = self.seat(take_uid(body, "to")).leading.get(vote.round_id)
         if led is None:
@@ -173,17 +212,29 @@ class RoundService:
         led.vote(vote, caller)
         return {}
 
-    def _on_verdict(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        active = self.seat(take_uid(body, "to")).active
-        if active is not None:
-            active.take_verdict(Verdict.from_body(body), caller)
+    async def _on_verdict(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        seat, verdict = self.seat(take_uid(body, "to")), Verdict.from_body(body)
+        if seat.active is not None:
+            seat.active.take_verdict(verdict, caller)
+        elif verdict.chosen is not None and any(m.peer_id == caller.peer_id for m in seat.roster()):
+            self._told(seat, verdict.chosen, caller)
         return {}
 
-    def _on_ask(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        verdict = self._tools.verdicts.get(need(body, "round", str))
-        return {"known": False} if verdict is None else {"known": True, **verdict.to_body()}
+    def _told(self, seat: Seat, chosen: Learn, caller: Caller) -> None:
+        """Hurry to apply, or to fetch, a step that others say was taken."""
+        step, digest = seat.position()
+        key = chosen.value.key
+        if (seat.stage, step, digest) != (key.stage, key.outer_step, key.anchor_digest):
+            return
+        if seat.kept.find(chosen.value) is not None:
+            seat.learn(chosen)
+        else:
+            uid = next(m.uid for m in seat.roster() if m.peer_id == caller.peer_id)
+            seat.hear(uid, step + 1, now())
+        if seat.on_open is not None:
+            seat.on_open(seat.uid, step + 1, 0.0)
 
-    def _on_digest(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
+    async def _on_digest(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
         seat = self.seat(take_uid(body, "to"))
         other, step = take_uid(body, "from"), need(body, "step", int)
         seat.hear(other, step, now())

@@ -3,9 +3,9 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from distqatd.averaging.ledger import Ledger
 from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.plan import margin_s
-from distqatd.averaging.records import Verdicts
 from distqatd.base.events import EventLog
 from distqatd.base.rng import Rng
 from distqatd.compute.executor import Executor
@@ -15,14 +15,14 @@ from distqatd.net.rpc import Rpc
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The seams of a round, the verdicts this peer knows, and memory that rounds use again."""
+    """The seams of a round, the promises of the experts here, and memory that is used again."""
 
     rpc: Rpc
     executor: Executor
     config: DilocoConfig
     rng: Rng
     events: EventLog
-    verdicts: Verdicts
+    ledger: Ledger
     memory: ChunkMemory = field(default_factory=ChunkMemory)
 
     @property

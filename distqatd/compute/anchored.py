@@ -115,6 +115,7 @@ class AnchoredStage:
         batches: IntervalSet,
         inner_step: int,
         rest: Tensor | None,
+        voters: tuple[str, ...] = (),
     ) -> None:
         """Apply an outer step to the anchor and make it the stage's state and the snapshot.
 
@@ -125,6 +126,7 @@ class AnchoredStage:
             batches: all batches inside the new anchor.
             inner_step: inner steps applied here so far.
             rest: what a codec took from our difference.
+            voters: who decides the next outer step.
 
         Raises:
             NonFinite: the mean has NaN or infinite values. Nothing was changed.
@@ -143,7 +145,7 @@ class AnchoredStage:
         self.layout.scatter(self._stage, anchor)
         self.layout.scatter_ints(self._stage, int_buffers)
         self._feedback.settle(rest)
-        self.snapshot = self._made(anchor, outer_step, batches, inner_step)
+        self.snapshot = self._made(anchor, outer_step, batches, inner_step, voters)
 
     def read(self, snapshot: Snapshot) -> Loadable:
         """Check that a snapshot fits this stage; nothing is changed.
@@ -204,11 +206,17 @@ class AnchoredStage:
         self.snapshot = snapshot
 
     def _made(
-        self, anchor: Tensor, outer_step: int, batches: IntervalSet, inner_step: int
+        self,
+        anchor: Tensor,
+        outer_step: int,
+        batches: IntervalSet,
+        inner_step: int,
+        voters: tuple[str, ...] = (),
     ) -> Snapshot:
         tensors = {"anchor": anchor, **self._outer.state_tensors()}
         ints = self.layout.gather_ints(self._stage)
         meta: dict[str, Any] = {"int_buffers": ints, "batches": batches.to_list()}
+        meta |= {"voters": list(voters)}
         # What has not trained has inner state too: none.
         if not inner_step or self._timer() < self._inner_wanted_until:
             tensors |= self.inner.tensors() | self._feedback.tensors()

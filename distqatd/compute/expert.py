@@ -28,6 +28,7 @@ from distqatd.compute.results import ApplyResult as ApplyResult
 from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
+from distqatd.compute.snapshots import read_voters
 from distqatd.compute.stash import Tensors
 from distqatd.compute.tally import Counted, Tally
 from distqatd.config.schedules import RunSchedule
@@ -215,10 +216,7 @@ class Expert(Counted):
         self._tally.dropped()
 
     def evaluate(self, inputs: Tensors, *, anchor: bool = True) -> Tensors:
-        """Run the stage in eval mode, from the anchor or from the local parameters.
-
-        Training state is left alone, also with a step open. Outputs are on the device.
-        """
+        """Run the stage in eval mode; training state is left alone. Outputs are on the device."""
         moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
         return self._evaluate(moved, self.snapshot().tensors["anchor"] if anchor else None)
 
@@ -242,27 +240,30 @@ class Expert(Counted):
             batches=self.book.local,
             steps=self.steps_since_anchor,
             num_coded=self.layout.num_params,
+            voters=read_voters(self.snapshot()),
         )
         return self._contributed
 
     def commit_outer(
         self,
-        mean_pseudo_gradient: Tensor,
+        mean: Tensor,
         outer_step: int,
         int_buffers: Mapping[str, int],
         batches: IntervalSet = NO_BATCHES,
         rest: Tensor | None = None,
+        voters: tuple[str, ...] = (),
     ) -> str:
         """Apply the outer step to the anchor, make it the local state, return its digest.
 
         The inner optimizer keeps its state, as in DiLoCo; counters since the anchor start at 0.
 
         Args:
-            mean_pseudo_gradient: weighted mean of the members' contributions; same form.
+            mean: weighted mean of the members' contributions; same form.
             outer_step: the one this makes: that of the contributions + 1.
             int_buffers: maximum over the members.
             batches: what the members trained on since the anchor: now in every replica's book.
             rest: what a codec took from our contribution.
+            voters: of the next outer step.
 
         Raises:
             ComputeError: an inner step is open, or `outer_step` is not the next one.
@@ -271,9 +272,8 @@ class Expert(Counted):
         """
         self._check_next(outer_step)
         inside = self.book.committed(batches).anchor
-        self._anchored.commit(
-            mean_pseudo_gradient, outer_step, int_buffers, inside, self.inner_step, rest
-        )
+        step = self.inner_step
+        self._anchored.commit(mean, outer_step, int_buffers, inside, step, rest, voters)
         self._start_over(inside)
         return self.anchor_digest
 

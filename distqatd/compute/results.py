@@ -59,6 +59,7 @@ class Contribution:
         batches: the batches that `samples` came from, where they are known.
         steps: inner steps that `samples` came from.
         num_coded: elements of parameters, which a codec may round; statistics it may not.
+        voters: who decides the next outer step, as the anchor says; none before the first.
     """
 
     pseudo_gradient: Tensor
@@ -69,6 +70,7 @@ class Contribution:
     batches: IntervalSet = NO_BATCHES
     steps: int = 0
     num_coded: int = 0
+    voters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,8 @@ class Snapshot:
             optimizer is adam. With inner state also what the inner optimizer held at that moment:
             `inner.<slot>`, see `compute.inner_state`.
         meta: plain values: `int_buffers`, a dict of int by name; `batches`, those inside the
-            anchor, as `IntervalSet.to_list` writes them. With inner state also `inner_step`, the
+            anchor, as `IntervalSet.to_list` writes them; `voters`, a sorted list of those who
+            took this outer step and decide the next one. With inner state also `inner_step`, the
             steps this replica had applied, and `inner`, which parameters have inner state.
     """
 

@@ -9,6 +9,8 @@ from distqatd.compute.results import Snapshot
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 
+MAX_VOTERS = 256
+
 
 def check_snapshot(snapshot: Snapshot, layout: FlatLayout, outer: Iterable[str]) -> None:
     """Check that a snapshot, perhaps from a peer or a disk, is one of the stage with `layout`.
@@ -47,6 +49,21 @@ def read_batches(snapshot: Snapshot) -> IntervalSet:
         return IntervalSet.read(snapshot.meta.get("batches", []))
     except ValueError as error:
         raise CheckpointError(f"the batches of the snapshot: {error}") from error
+
+
+def read_voters(snapshot: Snapshot) -> tuple[str, ...]:
+    """Return who decides the outer step after a snapshot's, none if it does not say.
+
+    Raises:
+        CheckpointError: what it says is not a sorted list of at most MAX_VOTERS names.
+    """
+    value: Any = snapshot.meta.get("voters", [])
+    is_list = type(value) is list and len(value) <= MAX_VOTERS
+    if not is_list or any(type(voter) is not str or len(voter) > 256 for voter in value):
+        raise CheckpointError("the voters of the snapshot cannot be read")
+    if value != sorted(set(value)):
+        raise CheckpointError("the voters of the snapshot are not in order")
+    return tuple(value)
 
 
 def read_inner_step(snapshot: Snapshot) -> int | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distqatd import __version__
 from distqatd.api.server import ApiServer
 from distqatd.base.clock import SystemClock
+from distqatd.base.disk import FileDisk
 from distqatd.base.errors import ConfigError
 from distqatd.base.ids import nickname
 from distqatd.base.log import configure_logging
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 IDENTITY_FILE = "identity.key"
 SECRET_FILE = "swarm.secret"  # noqa: S105  a file name
 SOCKET_FILE = "api.sock"
+LEDGER_FILE = "ballots.json"
 
 
 async def run(options: Options) -> int:
@@ -60,6 +62,7 @@ async def run(options: Options) -> int:
         make_device_executor,
         time.perf_counter,
         in_thread,
+        FileDisk(options.state_dir / LEDGER_FILE, in_thread),
         free_bytes,
         options.state_dir,
     )

@@ -110,6 +110,7 @@ def build_parts(
             context.clock,
             context.rng,
             context.events,
+            seams.ledger_disk,
         ),
         donors=Donors(context.rpc, device.executor, num_slots=config.network.upload_slots),
         executor=device.executor,

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distqatd.base.clock import Clock
+from distqatd.base.disk import Disk
 from distqatd.base.rng import Rng
 from distqatd.net.transport import Transport
 
@@ -26,6 +27,7 @@ class Seams:
         make_executor: opens the executor of a device, given its name and a number of threads.
         timer: seconds, for throughput of experts.
         in_thread: runs something slow beside the loop; used before there is an executor.
+        ledger_disk: where promises of outer steps are kept; they must survive a crash.
         free_bytes: memory that a device, given by name, has left; 0 if unknown.
         data_folder: where the ring of a data server may be a file; None: there is no data server.
     """
@@ -36,5 +38,6 @@ class Seams:
     make_executor: Callable[[str, int], "Executor"]
     timer: Callable[[], float]
     in_thread: Callable[[Callable[[], object]], Awaitable[object]]
+    ledger_disk: Disk
     free_bytes: Callable[[str], int] = unknown_bytes
     data_folder: Path | None = None

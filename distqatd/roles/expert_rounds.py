@@ -163,6 +163,7 @@ class ExpertRounds:
                 committed.int_buffers,
                 committed.batches,
                 committed.rest,
+                committed.voters,
             )
         )
         self._hosted.num_duplicated += committed.duplicated

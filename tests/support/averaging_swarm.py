@@ -20,6 +20,7 @@ from distqatd.compute.book import NO_BATCHES
 from distqatd.config.sections import DilocoConfig
 from tests.sim.loop import VirtualLoop
 from tests.support.inline_executor import InlineExecutor
+from tests.support.memory_disk import MemoryDisk
 from tests.support.memory_rpc import MemoryNetwork, MemoryRpc
 
 STAGE = "tail"
@@ -62,6 +63,7 @@ class Gift:
     int_buffers: dict[str, int] = field(default_factory=dict)
     batches: IntervalSet = NO_BATCHES
     num_coded: int = 1 << 40
+    voters: tuple[str, ...] = ()
 
 
 @dataclass
@@ -96,7 +98,7 @@ class Swarm:
         events = EventLog(FixedClock())
         rng = seeded_rng(seed, index)
         executor = InlineExecutor()
-        averager = Averager(rpc, executor, self.config, FixedClock(), rng, events)
+        averager = Averager(rpc, executor, self.config, FixedClock(), rng, events, MemoryDisk())
         return Replica(make_uid(STAGE, index), rpc, averager, executor)
 
     async def __aenter__(self) -> "Swarm":

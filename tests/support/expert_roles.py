@@ -13,6 +13,7 @@ from distqatd.roles.expert import ExpertParts, ExpertRole
 from distqatd.roles.moves import Moves
 from tests.support.contexts import World
 from tests.support.inline_executor import InlineExecutor
+from tests.support.memory_disk import MemoryDisk
 from tests.support.pipelines import batch, stages
 
 
@@ -44,7 +45,13 @@ class ExpertWorld(World):
             parts = ExpertParts(
                 host=StageHost(ctx.rpc, 1 << 30, ctx.boot_epoch),
                 averager=Averager(
-                    ctx.rpc, executor, self.config.diloco, ctx.clock, ctx.rng, ctx.events
+                    ctx.rpc,
+                    executor,
+                    self.config.diloco,
+                    ctx.clock,
+                    ctx.rng,
+                    ctx.events,
+                    MemoryDisk(),
                 ),
                 donors=Donors(ctx.rpc, executor),
                 executor=executor,

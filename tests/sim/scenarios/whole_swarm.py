@@ -17,6 +17,7 @@ from tests.sim.host import Host
 from tests.sim.registry import scenario
 from tests.sim.sim import Sim, Violation
 from tests.support.inline_executor import InlineExecutor
+from tests.support.memory_disk import MemoryDisk
 
 PORT = 29700
 SECRET = b"s" * 32
@@ -60,6 +61,7 @@ def make_node(host: Host, roles: tuple[str, ...], config: Config, *seed_ips: str
         make_executor=lambda *_: host.executor,
         timer=asyncio.get_running_loop().time,
         in_thread=_inline,
+        ledger_disk=MemoryDisk(host.disk, "ballots"),
     )
     return Node(
         Options(roles, config.model_copy(update={"network": network}), Path("/nowhere")),

@@ -2,6 +2,7 @@
 
 import pytest
 
+from distqatd.averaging.ballots import Ballot, Learn, StepKey, Value
 from distqatd.averaging.messages import (
     MAX_INT_BUFFERS,
     Ready,
@@ -20,7 +21,9 @@ from distqatd.wire.payload import pack_body, unpack_body
 BATCHES = IntervalSet(((0, 8), (40, 41)))
 READY = Ready("tail.0.1.0", "tail", 3, "anchor", 64, 1000, 2.5e6, {"seen": 3}, BATCHES)
 VOTE = Vote("round", "tail.0.1.0", "", ("tail.0.2.0",), "silent")
-VERDICT = Verdict("round", committed=True, reason="3 of 3", digest="d", missing=("tail.0.2.0",))
+VOTERS = ("tail.0.0.0@a", "tail.0.1.0@b")
+CHOSEN = Learn(Ballot(3, VOTERS[1]), Value(StepKey("tail", 2, "anchor"), "round", VOTERS, "digest"))
+VERDICT = Verdict("round", "3 of 3", ("tail.0.2.0",), CHOSEN)
 
 
 @pytest.mark.parametrize("message", [READY, VOTE, VERDICT])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distqatd.averaging.roster import grace_s, leader_order, quorum_holds
+from distqatd.averaging.roster import grace_s, leader_order, retry_grace_s, share_holds
 from distqatd.base.ids import make_uid
 
 UIDS = [make_uid("tail", index) for index in range(6)]
@@ -30,29 +30,22 @@ def test_everybody_leads_about_equally_often() -> None:
     assert min(first.values()) > 60
 
 
-@given(st.lists(st.sampled_from([0, 1]), min_size=1, max_size=6), st.floats(0.01, 1.0))
-def test_of_two_parts_of_a_roster_at_most_one_has_a_quorum(side: list[int], quorum: float) -> None:
-    roster = UIDS[: len(side)]
-    parts = [[uid for uid, s in zip(roster, side, strict=True) if s == part] for part in (0, 1)]
-    first = leader_order("tail", 1, roster)[0]
-    assert sum(quorum_holds(part, roster, first, quorum).value for part in parts) <= 1
-
-
 @pytest.mark.parametrize(
     ("num_ready", "num_all", "quorum", "holds"),
-    [(1, 1, 0.5, True), (2, 3, 0.5, True), (1, 3, 0.3, False), (2, 3, 0.9, False), (3, 3, 1, True)],
+    [(1, 1, 0.5, True), (2, 3, 0.5, True), (1, 3, 0.3, True), (2, 3, 0.9, False), (3, 3, 1, True)],
 )
-def test_a_quorum_is_the_share_and_more_than_half(
+def test_the_share_of_the_roster_is_rounded_up(
     num_ready: int, num_all: int, quorum: float, holds: bool
 ) -> None:
-    decision = quorum_holds(UIDS[:num_ready], UIDS[:num_all], UIDS[0], quorum)
+    decision = share_holds(UIDS[:num_ready], UIDS[:num_all], quorum)
     assert decision.value is holds
     assert f"{num_ready} of {num_all} ready" in decision.reason
 
 
-def test_half_of_a_roster_is_enough_for_the_half_with_the_first_leader() -> None:
-    assert quorum_holds(UIDS[:1], UIDS[:2], UIDS[0], 0.5).value
-    assert not quorum_holds(UIDS[:1], UIDS[:2], UIDS[1], 0.5).value
+def test_a_ballot_after_one_that_fell_apart_waits_for_stragglers_no_longer_than_a_margin() -> None:
+    assert retry_grace_s(grace_s([], 60.0), 5.0).value == 5.0
+    assert retry_grace_s(grace_s([0.5] * 9, 60.0), 5.0).value == 1.0
+    assert retry_grace_s(grace_s([], 60.0), 0.1).value == 1.0
 
 
 def test_the_grace_is_half_the_timeout_until_arrivals_say_better() -> None:
