@@ -11,6 +11,7 @@ Exit code 78: the data cannot be used as configured.
 import asyncio
 import json
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -230,6 +231,9 @@ async def _run(job: calls.Job, listener: socket.socket) -> None:
 
 def main() -> int:
     """Run as the child that it is; return the exit code."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Ctrl-C and systemd signal the whole group, but trainers need us until the parent ends.
+        signal.signal(number, signal.SIG_IGN)
     job = calls.Job.from_json(_read_line())
     listener = socket.socket(fileno=int(sys.argv[1]))
     listener.settimeout(0)

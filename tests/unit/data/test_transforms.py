@@ -1,8 +1,10 @@
 """Functions of other packages between source and model."""
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +57,16 @@ def test_one_that_is_not_installed_is_told_with_those_that_are() -> None:
         find_transform("shfit")
     with pytest.raises(ConfigError, match="cannot be imported"):
         find_transform("gone")
+
+
+def test_the_one_in_the_documents_mirrors_half_of_the_batches_and_none_of_validation() -> None:
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S)
+    namespace: dict[str, Any] = {}
+    exec(code, namespace)
+    raw = (torch.arange(6).view(2, 3),), (torch.zeros(2),)
+    made = [apply(namespace["flip"], raw, seed)[0][0][0].tolist() for seed in (1, 2, None)]
+    assert made == [[2, 1, 0], [0, 1, 2], [0, 1, 2]]
 
 
 def broken(inputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], seed: int | None) -> None:
