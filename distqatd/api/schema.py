@@ -91,10 +91,7 @@ class Gap(Part):
 
 
 class Eval(Part):
-    """The anchor of an outer step on all validation samples.
-
-    `accuracy` is a share from 0 to 1; `mean_return` is what a policy earns in an episode.
-    """
+    """The anchor of an outer step on all validation samples; `mean_return` is of an episode."""
 
     loss: float
     accuracy: float | None
@@ -264,11 +261,23 @@ class Round(Part):
     ended_unix_s: float
 
 
+class RoundWait(Part):
+    """A round that is open now; one that another daemon leads waits for its leader."""
+
+    outer_step: int
+    stage: str
+    phase: str
+    ready: tuple[str, ...]
+    waiting_for: tuple[str, ...]
+    seconds_left: float
+
+
 class Rounds(Reply):
-    """`GET /v1/rounds`: the newest rounds, newest last, and the newest evaluation of an anchor."""
+    """`GET /v1/rounds`: the newest rounds, newest last, open ones, and the newest evaluation."""
 
     schema_id: Literal["distqat.rounds/v1"] = Field("distqat.rounds/v1", alias="schema")
     rounds: tuple[Round, ...]
+    waits: tuple[RoundWait, ...] = ()
     eval: Eval | None = None
 
 

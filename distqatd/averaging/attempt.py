@@ -97,6 +97,11 @@ class Attempt:
         return self.leader, self._leader_peer
 
     @property
+    def seconds_left(self) -> float:
+        """Return how long we wait for the leader at most."""
+        return max(0.0, self._deadline - now())
+
+    @property
     def bytes_sent(self) -> int:
         """Return the tensor bytes sent so far."""
         return self._butterfly.bytes_sent if self._butterfly is not None else 0
@@ -263,7 +268,7 @@ class Attempt:
             self._enter(round_id)
         margin_s = self._tools.margin_s
         wait_s = min(closes_in_s, self._tools.config.averaging_timeout) + 2 * margin_s
-        until_time = now() + wait_s
+        self._deadline = until_time = now() + wait_s
         while self.plan is None and not self._verdict.done() and not self._leader_gone:
             self._stirred.clear()
             if not await wait_until(self._stirred, until_time):

@@ -11,7 +11,7 @@ from distqatd.averaging.digests import Agreement, agree
 from distqatd.averaging.ledger import Ledger
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready
-from distqatd.averaging.phases import Waiting
+from distqatd.averaging.phases import Phase, Waiting
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord
 from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
 from distqatd.averaging.service import RoundService
@@ -70,13 +70,12 @@ class Averager:
         return tuple(self._records)
 
     def waiting(self) -> tuple[Waiting, ...]:
-        """Return the rounds that are led here now and whom they wait for."""
-        return tuple(
-            led.waiting()
-            for seat in self._service.seats.values()
-            for led in seat.leading.values()
-            if led.round.verdict is None
-        )
+        """Return the rounds that experts here lead or are in now, and whom they wait for."""
+        seats = self._service.seats
+        led = [led.waiting() for seat in seats.values() for led in seat.leading.values()]
+        active = [seat.active.waiting() for seat in seats.values() if seat.active is not None]
+        elsewhere = [wait for wait in active if wait is not None and wait.leader not in seats]
+        return (*(wait for wait in led if wait.phase != Phase.DECIDED.value), *elsewhere)
 
     async def run(self) -> None:
         """Own the tasks of rounds that experts here lead, for ever."""

@@ -10,6 +10,7 @@ from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.keeping import Kept, KeptMeans
 from distqatd.averaging.looking import Stand
 from distqatd.averaging.messages import Ready, Verdict
+from distqatd.averaging.phases import Waiting
 from distqatd.averaging.plan import Plan
 from distqatd.averaging.records import Committed, ContributionLike
 from distqatd.averaging.tools import Tools, now
@@ -74,6 +75,18 @@ class MemberRound:
     def whereabouts(self) -> tuple[ExpertUid, PeerId] | None:
         """Return whose round we are in or try to get into, and where that is."""
         return self._attempt.whereabouts
+
+    def waiting(self) -> Waiting | None:
+        """Describe the round of another that we are in, None if we are in none."""
+        where, ready = self._attempt.whereabouts, self.ready
+        if where is None:
+            return None
+        left_s = self._attempt.seconds_left
+        stand = self._attempt.stand.value
+        members = self.plan.uids if self.plan is not None else (ready.uid,)
+        return Waiting(
+            "", ready.stage, ready.outer_step, stand, members, where[:1], left_s, where[0]
+        )
 
     @property
     def bytes_sent(self) -> int:

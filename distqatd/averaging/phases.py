@@ -17,7 +17,10 @@ class Phase(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Whom an open round waits for, for people to look at while it lasts."""
+    """Whom an open round waits for, for people to look at while it lasts.
+
+    A member of a round that another daemon leads knows only that it waits for `leader`.
+    """
 
     round_id: str
     stage: str
@@ -26,3 +29,4 @@ class Waiting:
     ready: tuple[ExpertUid, ...]
     waiting_for: tuple[ExpertUid, ...]
     seconds_left: float
+    leader: ExpertUid | None = None

@@ -23,6 +23,7 @@ from distqatd.roles.wandb_sink import WandbSink
 
 if TYPE_CHECKING:  # these import torch, which monitors and clients never load
     from distqatd.averaging.averager import Averager
+    from distqatd.averaging.phases import Waiting
     from distqatd.averaging.records import RoundRecord
     from distqatd.daemon.compute_roles import Device
     from distqatd.roles.expert import ExpertRole
@@ -95,6 +96,10 @@ class Crew:
     def round_records(self) -> "tuple[RoundRecord, ...]":
         """Return the rounds that experts of this daemon took part in, oldest first."""
         return self._averager.rounds if self._averager is not None else ()
+
+    def round_waits(self) -> "tuple[Waiting, ...]":
+        """Return the rounds that experts of this daemon lead or are in now."""
+        return self._averager.waiting() if self._averager is not None else ()
 
     def close(self) -> None:
         """Let go of the device, of W&B and of the folder of checkpoints."""

@@ -196,6 +196,17 @@ class NodeProvider:
         view = self._view()
         return s.Rounds(
             eval=evaluation(lease_of(view)) if view is not None else None,
+            waits=tuple(
+                s.RoundWait(
+                    outer_step=wait.outer_step + 1,
+                    stage=wait.stage,
+                    phase=wait.phase,
+                    ready=wait.ready,
+                    waiting_for=wait.waiting_for,
+                    seconds_left=wait.seconds_left,
+                )
+                for wait in self._node.crew.round_waits()
+            ),
             rounds=tuple(
                 s.Round(
                     outer_step=record.outer_step,

@@ -159,7 +159,15 @@ class FakeProvider:
             seconds=0.8,
             ended_unix_s=1.0,
         )
-        return schema.Rounds(rounds=(record,))
+        wait = schema.RoundWait(
+            outer_step=4,
+            stage="front",
+            phase="gathering",
+            ready=("front.0.0.0",),
+            waiting_for=("front.0.1.0",),
+            seconds_left=12.0,
+        )
+        return schema.Rounds(rounds=(record,), waits=(wait,))
 
     async def events(self, since: int, *, follow: bool) -> AsyncIterator[Event]:
         if not follow:

@@ -338,28 +338,6 @@ def test_small_rounds_take_few_messages() -> None:
     on_virtual_time(scenario())
 
 
-def test_a_waiting_round_says_whom_it_waits_for() -> None:
-    async def scenario() -> None:
-        async with Swarm(2) as swarm:
-            leader = swarm.order()[0]
-            index = swarm.replicas.index(leader)
-            waiting = []
-
-            async def look() -> None:
-                await asyncio.sleep(2.0)
-                waiting.extend(leader.averager.waiting())
-
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(look())
-                brought = [gifts(2)[i] if i == index else None for i in range(2)]
-                tasks.create_task(swarm.round(brought))
-            assert waiting[0].waiting_for == (swarm.replicas[1 - index].uid,)
-            assert waiting[0].phase == "gathering"
-            assert leader.averager.waiting() == ()
-
-    on_virtual_time(scenario())
-
-
 def test_a_replica_that_is_gone_with_a_newer_step_holds_nobody_up_for_ever() -> None:
     async def scenario() -> None:
         async with Swarm(3) as swarm:

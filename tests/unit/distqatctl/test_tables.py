@@ -70,6 +70,7 @@ def test_peers_pipelines_and_rounds_have_a_line_each() -> None:
     assert "▲ gap in back" in shown
     assert "▲ aborted" in shown
     assert "birch-bbbb sent nothing for 15 s" in shown
+    assert "outer step 4 of front is gathering: 1 ready, waits for front.0.1.0, 12 s" in shown
     assert "300 committed, 0 replayed, 0 lost, 0 duplicated" in shown
 
 
