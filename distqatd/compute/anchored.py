@@ -13,6 +13,8 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.carrying import Carried, carry
 from distqatd.compute.feedback import ErrorFeedback
+from distqatd.compute.gathering import Gathered
+from distqatd.compute.gradients import drop_grads
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
 from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
@@ -73,23 +75,48 @@ class AnchoredStage:
         self._max_grad_norm = inner.max_grad_norm
         self._timer = timer
         self._inner_wanted_until = -math.inf
+        self._gathered = Gathered(stage.parameters())
+        self._position = 0.0
         self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, inner_step=0)
 
     def keep_inner_state(self) -> None:
         """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
         self._inner_wanted_until = self._timer() + KEEP_INNER_S
 
-    def inner_update(self, grad_norm: float, steps_since_anchor: float) -> None:
+    def inner_update(
+        self, grad_norm: float, steps_since_anchor: int, num_samples: int, pace: float
+    ) -> None:
         """Update the stage from its gradients, clipped, at the learning rate of this moment.
 
-        `steps_since_anchor` are those of the run: a slow replica takes one step for several.
+        Args:
+            grad_norm: of the gradients.
+            steps_since_anchor: steps before this one since the last outer step.
+            num_samples: of this step.
+            pace: steps taken here for one of the run. From two on, the gradients of so many are
+                gathered into one update; what is left of them comes with the next `difference`.
         """
+        every = round(pace)
+        self._position = steps_since_anchor / pace
+        if every <= 1 and not self._gathered.num_steps:
+            self._update(grad_norm)
+            return
+        self._gathered.add(num_samples)
+        if self._gathered.num_steps >= every:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Update the stage from what was gathered, if anything was."""
+        if self._gathered.num_steps:
+            self._update(self._gathered.give())
+            drop_grads(self._stage.parameters())
+
+    def _update(self, grad_norm: float) -> None:
         if self._max_grad_norm is not None:
             params = self._stage.parameters()
             grads = [param.grad for param in params if param.grad is not None]
             clip(grads, grad_norm, self._max_grad_norm)
         outer_step = self.snapshot.outer_step
-        self.inner.step(self._schedule.lr_factor(outer_step, steps_since_anchor))
+        self.inner.step(self._schedule.lr_factor(outer_step, self._position))
 
     def difference(self) -> Tensor:
         """Return anchor - parameters, and the buffers, as `FlatLayout.to_exchange` lays them out.
@@ -99,6 +126,7 @@ class AnchoredStage:
         Raises:
             NonFinite: the stage has diverged.
         """
+        self._flush()
         anchor, num_params = self.snapshot.tensors["anchor"], self.layout.num_params
         local = self.layout.to_exchange(self.layout.gather(self._stage))
         local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
@@ -161,6 +189,7 @@ class AnchoredStage:
     def load(self, loadable: Loadable) -> None:
         """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
         snapshot = loadable.snapshot
+        self._gathered.drop()
         self._outer.load_state(snapshot.tensors)
         self.layout.scatter(self._stage, snapshot.tensors["anchor"])
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))

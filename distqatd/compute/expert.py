@@ -38,7 +38,7 @@ from distqatd.models.units import Stage
 
 
 class Expert(Counted):
-    """One replica of a stage, all it trains with, and its `pace`: its share of a round's steps."""
+    """One replica of a stage, all it trains with, and its `pace`: steps for each one of the run."""
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
         self,
@@ -192,7 +192,7 @@ class Expert(Counted):
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        self._anchored.inner_update(norm, self.steps_since_anchor / self.pace)
+        self._anchored.inner_update(norm, self.steps_since_anchor, num_samples, self.pace)
         drop_grads(self._params)
         self._passes.close()
         self._tally.worked(self._timer() - began)

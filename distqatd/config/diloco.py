@@ -1,10 +1,20 @@
 """How a run trains: inner and outer steps."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from distqatd.config.section import Float, PositiveFloat, Section, Share
+
+AUTO_BATCH = 16
+"""Samples in a batch where the number is chosen: of the slowest pipeline, a unit for others."""
+
+
+def _number_of_auto(value: object) -> object:
+    return 0 if value == "auto" else value
+
+
+BatchSize = Annotated[int, BeforeValidator(_number_of_auto)]
 
 
 class InnerOptimConfig(Section):
@@ -96,8 +106,11 @@ class DilocoConfig(Section):
     warm_start: WarmStartConfig = WarmStartConfig()
     inner_steps: int = Field(50, ge=1, description="inner steps between outer steps")
     outer_steps: int = Field(10, ge=1, description="outer steps in the run")
-    batch_size_per_step: int = Field(
-        64, ge=1, description="samples in one inner step of one pipeline"
+    batch_size_per_step: BatchSize = Field(
+        64,
+        ge=0,
+        description=f"samples in one inner step of one pipeline; auto (or 0): {AUTO_BATCH} for the "
+        "slowest, more for others by their speed, so that all come to a round together",
     )
     num_microbatches: int = Field(1, ge=1, description="microbatches a step is split into")
     dylu: bool = Field(
@@ -130,6 +143,11 @@ class DilocoConfig(Section):
         description="try zstd on encoded values: bf16 gradients become 1.4 times smaller, int8 "
         "1.3 times, for several times the CPU of the codec; for links below 100 Mbit/s",
     )
+
+    @property
+    def batch_size(self) -> int:
+        """Return the samples in a batch as data is read: of a step, or a unit of it with auto."""
+        return self.batch_size_per_step or AUTO_BATCH
 
     @model_validator(mode="after")
     def _warm_start_is_shorter(self) -> Self:

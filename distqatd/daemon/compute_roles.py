@@ -178,7 +178,7 @@ def open_batches(
     """
     config = context.config
     check_data_source(config.data, is_ours=knows_data)
-    data, size = config.data, config.diloco.batch_size_per_step
+    data, size = config.data, config.diloco.batch_size
     open_data = partial(open_dataset, data, config.seed, size)
     decision = wants_server(config, is_ours=knows_data)
     if not decision.value or not may_be_served:

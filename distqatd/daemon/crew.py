@@ -173,7 +173,7 @@ class Crew:
         decision = wants_server(config, is_ours=is_ours)
         context.note("data", "host", decision.reason)
         if decision.value:
-            batch_size = config.diloco.batch_size_per_step
+            batch_size = config.diloco.batch_size
             job = Job(config.data, config.seed, batch_size, config.data_server, str(folder))
             self._data_host = DataHost(meeting_place(config), job, self._events, self._seams.rng)
             context.tasks.keep(self._data_host.run, name="data")

@@ -10,6 +10,7 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import BatchBook
 from distqatd.net.book import parse_advertised
 from distqatd.net.rpc import Rpc
+from distqatd.swarm.pace import MAX_PACE
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
 
@@ -133,7 +134,7 @@ class MicrobatchCall:
         seed: seeds dropout, so that a replay draws the same masks.
         num_targets: so many of the last tensors are the targets, on their way to the last stage.
         decided: the step before, to be applied first; every stage passes it on.
-        pace: share of the inner steps between two rounds that this pipeline takes.
+        pace: steps that this pipeline takes between two rounds for each inner step of the run.
     """
 
     uid: ExpertUid
@@ -179,8 +180,8 @@ class MicrobatchCall:
 
 def _read_pace(body: Mapping[str, Any]) -> float:
     pace = need(body, "pace", float)
-    if not 0 < pace <= 1:
-        raise RemoteProtocolError(f"a pace of {pace}, it is a share above 0 up to 1")
+    if not 0 < pace <= MAX_PACE:
+        raise RemoteProtocolError(f"a pace of {pace}, it is above 0 up to {MAX_PACE:g}")
     return pace
 
 

@@ -50,7 +50,7 @@ class RouteRunner:
     Attributes:
         route: the experts, in pipeline order.
         session: under which they take our steps.
-        pace: share of the inner steps between two rounds that the route takes.
+        pace: steps that the route takes between two rounds for each inner step of the run.
         standings: where each expert stood when it was last heard.
     """
 

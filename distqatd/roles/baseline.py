@@ -173,7 +173,7 @@ def run(config: Config, started: float) -> dict[str, object]:
     if config.compute.num_threads:
         torch.set_num_threads(config.compute.num_threads)
     device = pick_device(config.device).value
-    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size)
     model = whole_model(config, device)
     first_step_s = 0.0
     began = time.perf_counter()
@@ -188,7 +188,7 @@ def run(config: Config, started: float) -> dict[str, object]:
         "eval": evaluate(config, model, dataset),
         "outer_steps": outer_steps,
         "inner_steps": num_steps,
-        "samples_per_s": num_steps * config.diloco.batch_size_per_step / train_s,
+        "samples_per_s": num_steps * config.diloco.batch_size / train_s,
         "wall_s": time.perf_counter() - started,
         "time_to_first_step_s": first_step_s,
         "anchor_digest": digest(flat_state(model)),

@@ -231,7 +231,7 @@ class ClientRole:
             return self._over("the last outer step is done")
         route = self.routes[report.pipeline] if report.pipeline in self._complete else ()
         self.pacing.note(report.pipeline, report.step_s)
-        pace = self.pacing.share(report.pipeline, self.pipelines)
+        pace = self.pacing.pace(report.pipeline, self.pipelines)
         return self.lending.grant(report, route, self._ending.get(report.pipeline, ""), pace)
 
     def _note_lost(self, report: calls.Report) -> None:

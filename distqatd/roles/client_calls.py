@@ -18,6 +18,7 @@ from typing import Any, Self
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import PeerId
 from distqatd.swarm.ledger import MAX_OPEN, MAX_TERM
+from distqatd.swarm.pace import MAX_PACE
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
 
@@ -185,7 +186,8 @@ class Grant:
         is_over: the trainer's job is done; `reason` says why.
         session: number for a session on this route. It grows with every grant, so that of two
             trainers with one expert in their routes the one that was told last wins.
-        pace: share of the inner steps between two rounds that the pipeline takes; 0.0: as before.
+        pace: steps that the pipeline takes between two rounds for each inner step of the run; 0.0:
+            as before.
     """
 
     term: int
@@ -230,7 +232,7 @@ class Grant:
             need(body, "is_over", bool),
             need(body, "reason", str),
             need(body, "session", int),
-            _read_share(body, "pace", 1.0),
+            _read_share(body, "pace", MAX_PACE),
         )
 
 

@@ -93,9 +93,7 @@ class Welcome:
 
 def meeting_place(config: Config) -> str:
     """Return the name of the socket: the same for all daemons of a run, user and version."""
-    job = Job(
-        config.data, config.seed, config.diloco.batch_size_per_step, DataServerConfig(), folder=""
-    )
+    job = Job(config.data, config.seed, config.diloco.batch_size, DataServerConfig(), folder="")
     digest = hashlib.sha256(f"{__version__} {job.to_json()}".encode()).hexdigest()
     return f"distqat-data-{os.getuid()}-{digest[:32]}"
 

@@ -7,11 +7,11 @@ answer. A pipeline that slows down is planned anew as soon as its reports say so
 from collections.abc import Collection
 
 from distqatd.roles.context import Context
-from distqatd.swarm.pace import plan_paces
+from distqatd.swarm.pace import Measured, plan_paces
 
 
 class Pacing:
-    """Plans the shares of inner steps for the holder of the client's duty."""
+    """Plans the paces of pipelines for the holder of the client's duty."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -20,7 +20,7 @@ class Pacing:
         self._held: dict[int, float] = {}
 
     def begin(self) -> None:
-        """Begin a term: trainers keep the shares they have until they have reported."""
+        """Begin a term: trainers keep the paces they have until they have reported."""
         self._step_s.clear()
         self._held.clear()
 
@@ -29,17 +29,19 @@ class Pacing:
         if step_s > 0:
             self._step_s[pipeline] = step_s
 
-    def share(self, pipeline: int, active: Collection[int]) -> float:
-        """Return the share of the inner steps for a pipeline; 0.0: keep the one it has.
+    def pace(self, pipeline: int, active: Collection[int]) -> float:
+        """Return the steps of a pipeline for each of the run; 0.0: as many as it takes now.
 
         Args:
             pipeline: who asks.
             active: the pipelines that train.
         """
-        if not self._diloco.dylu:
+        by_batch = not self._diloco.batch_size_per_step
+        if not by_batch and not self._diloco.dylu:
             return 1.0
         self._step_s = {n: step_s for n, step_s in self._step_s.items() if n in active}
-        plan = plan_paces(self._step_s, self._held, self._diloco.inner_steps)
+        measured = Measured(self._step_s, self._held, self._diloco.inner_steps, by_batch)
+        plan = plan_paces(measured)
         self._held = {n: self._held[n] for n in self._held if n in active}
         for number, decision in plan.items():
             if self._held.get(number) != decision.value:
@@ -47,8 +49,8 @@ class Pacing:
                 self._tell(number, decision.value, decision.reason)
         return self._held.get(pipeline, 0.0)
 
-    def _tell(self, pipeline: int, share: float, reason: str) -> None:
+    def _tell(self, pipeline: int, pace: float, reason: str) -> None:
         self._context.note("pace", f"pipeline {pipeline}", reason)
         self._context.events.emit(
-            "pace.planned", pipeline=pipeline, share=round(share, 3), reason=reason
+            "pace.planned", pipeline=pipeline, pace=round(pace, 3), reason=reason
         )

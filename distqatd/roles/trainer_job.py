@@ -70,7 +70,7 @@ class Job:
             failure.
         must_leave: why the present route is to be left although there is no other; or "".
         session: number for the next session, from the client's last answer.
-        pace: share of the inner steps between two rounds that it takes, as the client said.
+        pace: steps between two rounds for each inner step of the run, as the client said.
         over: why the job is over, once it is.
         is_leaving: it is over because the trainer leaves, not by the client's word.
         num_failures: grows with every failure of a route: an answer to a question from before

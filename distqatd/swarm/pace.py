@@ -1,65 +1,84 @@
-"""How many inner steps each pipeline takes between two rounds, so that all arrive together.
+"""How many steps each pipeline takes between two rounds, so that all arrive together.
 
-Dynamic Local Updates [source: Async Local-SGD, arXiv:2401.09135, section 5]: a pipeline at a share
-of the fastest one's speed takes that share of the inner steps. Contributions count by samples, so
-a slow pipeline has as much say as it has trained, and nobody waits for it.
+A pace is the number of steps that a pipeline takes for each inner step of the run. Two ways:
+
+- fewer steps for slow ones, paces up to 1: Dynamic Local Updates [source: Async Local-SGD,
+  arXiv:2401.09135, section 5]. The fastest takes all inner steps;
+- larger batches for fast ones, paces from 1 on: the slowest takes all inner steps, and a pipeline
+  that is k times as fast gathers k steps into each of its updates.
+
+Contributions count by samples, so a slow pipeline has as much say as it has trained, and nobody
+waits for it.
 """
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from distqatd.base.decision import Decision
 
 NEAR = 0.9
-"""A pipeline that is nearly as fast as the fastest takes all steps: that much is noise."""
+"""A pipeline within so much of the one all are compared with has its pace: that much is noise."""
 
 KEPT = 0.15
-"""A share is planned anew only if it is off by more than this part of itself."""
+"""A pace is planned anew only if it is off by more than this part of itself."""
+
+MAX_PACE = 64.0
+"""Steps for one of the run at most: a pipeline that is faster still waits."""
 
 
-def plan_paces(
-    step_s: Mapping[int, float], held: Mapping[int, float], inner_steps: int
-) -> dict[int, Decision[float]]:
-    """Decide which share of the inner steps each pipeline takes.
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What paces are planned from.
 
-    Args:
+    Attributes:
         step_s: seconds of a step, by pipeline; those that are not known yet are left out.
-        held: the shares that pipelines have now.
-        inner_steps: of the fastest, from round to round.
-
-    Returns:
-        For each pipeline of `step_s` a share above 0 up to 1: of `inner_steps`, a whole number.
+        held: the paces that pipelines have now.
+        inner_steps: of the run, from round to round.
+        by_batch: larger batches for fast pipelines, not fewer steps for slow ones.
     """
-    if not step_s:
-        return {}
-    fastest = min(step_s, key=lambda number: (step_s[number], number))
-    return {
-        number: _pace(number, step_s, held.get(number), fastest, inner_steps) for number in step_s
-    }
+
+    step_s: Mapping[int, float]
+    held: Mapping[int, float]
+    inner_steps: int
+    by_batch: bool = False
+
+    @property
+    def reference(self) -> int:
+        """Return the pipeline of pace 1: the fastest, or by batch the slowest."""
+        sign = -1 if self.by_batch else 1
+        return min(self.step_s, key=lambda number: (sign * self.step_s[number], number))
 
 
-def _pace(
-    number: int,
-    step_s: Mapping[int, float],
-    held: float | None,
-    fastest: int,
-    inner_steps: int,
-) -> Decision[float]:
-    wanted = step_s[fastest] / step_s[number]
-    steps = inner_steps if wanted >= NEAR else max(1, math.floor(inner_steps * wanted))
-    share = steps / inner_steps
-    if held is not None and wanted < NEAR and abs(share - held) <= KEPT * held:
-        share = held
-    steps = round(share * inner_steps)
+def plan_paces(measured: Measured) -> dict[int, Decision[float]]:
+    """Decide the pace of each pipeline that was measured: a whole number of steps a round."""
+    return {number: _pace(number, measured) for number in measured.step_s}
+
+
+def _pace(number: int, measured: Measured) -> Decision[float]:
+    step_s, reference, usual = measured.step_s, measured.reference, measured.inner_steps
+    wanted = min(step_s[reference] / step_s[number], MAX_PACE)
+    is_near = NEAR <= wanted <= 1 / NEAR
+    steps = usual if is_near else max(1, math.floor(usual * wanted))
+    pace = steps / usual
+    held = measured.held.get(number)
+    if held is not None and not is_near and abs(pace - held) <= KEPT * held:
+        pace = held
+    return Decision(pace, _reason(number, pace, measured))
+
+
+def _reason(number: int, pace: float, measured: Measured) -> str:
+    step_s, reference, usual = measured.step_s, measured.reference, measured.inner_steps
+    steps = round(pace * usual)
     speed = f"pipeline {number} takes {step_s[number]:.3g} s a step"
-    if number == fastest:
-        return Decision(
-            share, f"{steps} inner steps a round: {speed}, the fastest of {len(step_s)}"
-        )
-    if share == 1.0:
-        return Decision(share, f"{steps} inner steps a round: {speed}, near pipeline {fastest}'s")
-    return Decision(
-        share,
-        f"{steps} of {inner_steps} inner steps a round: {speed}, pipeline {fastest} "
-        f"{step_s[fastest]:.3g} s; so both come to a round together",
+    if number == reference:
+        which = "slowest" if measured.by_batch else "fastest"
+        return f"{steps} inner steps a round: {speed}, the {which} of {len(step_s)}"
+    if pace == 1.0:
+        return f"{steps} inner steps a round: {speed}, near pipeline {reference}'s"
+    gathered = f", {round(pace)} in each update" if round(pace) > 1 else ""
+    taken = f"{steps} steps" if measured.by_batch else f"{steps} of {usual} inner steps"
+    return (
+        f"{taken} a round{gathered}: {speed}, pipeline {reference} {step_s[reference]:.3g} s; "
+        "so both come to a round together"
     )

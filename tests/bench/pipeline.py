@@ -61,7 +61,7 @@ def _measure(report: Report, name: str, *, turns: int, warm_up: int) -> None:
         baseline.ask("run", at_least=warm_up)
         swarm = stack.enter_context(running(given, _stages(config)))
         swarm.wait_for_step(warm_up)
-        _report(report, name, config.diloco.batch_size_per_step, *_turns(swarm, baseline, turns))
+        _report(report, name, config.diloco.batch_size, *_turns(swarm, baseline, turns))
 
 
 def _stages(config: Config) -> tuple[str, ...]:

@@ -15,8 +15,10 @@ FAST_S, SLOW_S = 1.0, 5.0
 INNER, OUTER = 20, 6
 
 
-def config_of(*, dylu: bool) -> Config:
-    plain = make_config(inner_steps=INNER, outer_steps=OUTER, dylu=dylu, averaging_timeout=60.0)
+def config_of(**diloco: object) -> Config:
+    plain = make_config(
+        **{"inner_steps": INNER, "outer_steps": OUTER, "averaging_timeout": 60.0, **diloco}
+    )
     values = plain.model_dump()
     values["model_pipeline"]["pipeline"] = [{"model_name": "mlp.full", "sizes": [64, 8, 10]}]
     return Config.model_validate(values)
@@ -25,8 +27,8 @@ def config_of(*, dylu: bool) -> Config:
 class Fleet:
     """Four pipelines of one stage, each with a machine of its own."""
 
-    def __init__(self, sim, *, dylu):
-        self.swarm = Swarm(sim, config_of(dylu=dylu))
+    def __init__(self, sim, **diloco):
+        self.swarm = Swarm(sim, config_of(**diloco))
         self.swarm.add("monitor", "client")
         self.machines = [self.swarm.add("expert") for _ in range(4)]
         for _ in self.machines:
@@ -131,3 +133,25 @@ def test_samples_of_slow_machines_count_and_none_is_lost(seed):
         await fleet.swarm.stop()
 
     run(scenario, seed)
+
+
+def test_with_batches_chosen_by_speed_fast_machines_take_larger_ones_and_all_arrive_together():
+    async def scenario(sim):
+        fleet = Fleet(sim, batch_size_per_step="auto", inner_steps=4)
+        await fleet.up()
+        fleet.speed(SLOW_S, fleet.machines[:2])
+        began = await fleet.reach(2)
+        took = (await fleet.reach(OUTER - 2) - began) / (OUTER - 4)
+        assert took < 1.2 * 4 * SLOW_S
+        paces = sorted(hosted.expert.pace for hosted in fleet.swarm.experts())
+        assert paces[:2] == [1.0, 1.0]
+        assert 4.0 <= paces[2] <= paces[3] <= 5.0
+        gathered = [text for text in fleet.why().values() if "in each update" in text]
+        assert len(gathered) == 2
+        await sim.until(fleet.swarm.is_finished, within_s=3000, what="the run is finished")
+        ledger = fleet.swarm.client.ledger
+        assert fleet.swarm.is_identical()
+        assert (ledger.lost(), ledger.duplicated) == (0, 0)
+        await fleet.swarm.stop()
+
+    run(scenario, 3)

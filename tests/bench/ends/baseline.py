@@ -21,7 +21,7 @@ def main() -> None:
     given = parser.parse_args()
     key, _, value = given.set.partition("=")
     config = load((given.config,), env={}, overrides=[Override(key, value, "bench")]).config
-    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size)
     model = whole_model(config, torch.device("cpu"))
     steps = train(config, model, dataset)
 

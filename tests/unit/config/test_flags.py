@@ -27,6 +27,7 @@ def test_every_field_has_a_flag_of_its_own() -> None:
     ("arguments", "path", "value"),
     [
         (["--diloco-batch-size-per-step", "1"], "diloco.batch_size_per_step", 1),
+        (["--diloco-batch-size-per-step", "auto"], "diloco.batch_size_per_step", 0),
         (["--device", "cpu"], "device", "cpu"),
         (["--stage", "tail"], "compute.stage", "tail"),
         (["--num-experts", "2"], "compute.num_experts", 2),
