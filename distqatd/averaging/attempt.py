@@ -145,8 +145,9 @@ class Attempt:
         member = plan.members[plan.index_of(self._ready.uid)]
         if member.samples != self._ready.samples or plan.codec != self._tools.config.codec:
             raise RoundAborted(f"the plan has other samples or codec than {self._ready.uid}")
-        if plan.num_coded != self._ready.num_coded:
-            raise RoundAborted(f"the plan codes other elements than {self._ready.uid}")
+        sections = (self._ready.num_coded, self._ready.num_averaged)
+        if (plan.num_coded, plan.num_averaged) != sections:
+            raise RoundAborted(f"the plan has other sections than {self._ready.uid}")
         if missing := self._ready.batches.minus(plan.batches):
             raise RoundAborted(f"the plan leaves out batches {missing} of {self._ready.uid}")
         self._butterfly = begin(self._tools, plan, self._ready.uid, self._values)

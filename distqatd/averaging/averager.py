@@ -1,6 +1,7 @@
 """Outer steps of all experts of a daemon: the one class that the rest of DistQat uses."""
 
 import asyncio
+import statistics
 from collections import deque
 from typing import Any
 
@@ -146,6 +147,8 @@ class Averager:
             seat.finished = max(seat.finished, contribution.outer_step)
             seat.committed = (committed.outer_step, committed.members)
             seat.kept.forget()
+            if committed.norms:
+                seat.norms.append(statistics.median(committed.norms))
         except RoundAborted as error:
             self._note(seat, contribution.outer_step + 1, str(error), now() - began)
             raise
@@ -229,6 +232,7 @@ class Averager:
             contribution.batches,
             contribution.num_coded,
             contribution.voters,
+            num_averaged=contribution.num_averaged,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
         opened = self._opened(seat, contribution)
@@ -275,6 +279,15 @@ class Averager:
             seconds=round(seconds, 3),
             reason=reason,
         )
+        if committed is not None and committed.dropped:
+            self._tools.events.emit(
+                "round.contribution_dropped",
+                degraded=True,
+                expert=seat.uid,
+                outer_step=outer_step,
+                members=" ".join(committed.dropped),
+                reason="NaN or infinite values",
+            )
         if record.duplicated:
             self._tools.events.emit(
                 "round.batches_overlap",

@@ -5,6 +5,7 @@ from torch import Tensor
 from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.packing import Packing
 from distqatd.averaging.plan import Plan
+from distqatd.averaging.robust import RobustButterfly
 from distqatd.averaging.tools import Tools
 from distqatd.base.ids import ExpertUid
 from distqatd.optim.codecs import codec
@@ -24,7 +25,9 @@ def begin(tools: Tools, plan: Plan, uid: ExpertUid, values: Tensor) -> Butterfly
     """
     config = tools.config
     packing = Packing(codec(plan.codec, config.codec_block), config.compress)
-    return Butterfly(
+    centered = config.robust == "centered_clip"
+    is_plain = config.clip_factor is None and not centered
+    made = (Butterfly if is_plain else RobustButterfly)(
         tools.rpc,
         tools.executor,
         packing,
@@ -34,3 +37,6 @@ def begin(tools: Tools, plan: Plan, uid: ExpertUid, values: Tensor) -> Butterfly
         tools.memory,
         error_feedback=config.error_feedback,
     )
+    if isinstance(made, RobustButterfly):
+        made.limit(clip_factor=config.clip_factor, is_centered=centered)
+    return made

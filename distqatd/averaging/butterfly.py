@@ -10,7 +10,8 @@ cannot touch the mean.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +19,14 @@ from torch import Tensor
 
 from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK
-from distqatd.averaging.packing import EXACT, Packing
+from distqatd.averaging.packing import Packing
 from distqatd.averaging.plan import CHUNKS_IN_FLIGHT, Plan
-from distqatd.averaging.reduce import ReduceTable, weighted_mean
+from distqatd.averaging.reduce import Reducer, ReduceTable
 from distqatd.averaging.waits import until
 from distqatd.base.errors import (
     DistqatError,
     NetworkError,
+    NonFinite,
     RemoteProtocolError,
     RoundAborted,
 )
@@ -33,7 +35,7 @@ from distqatd.compute.executor import Executor
 from distqatd.compute.payload import to_wire, torch_sink
 from distqatd.net.rpc import Rpc
 from distqatd.wire.fields import need
-from distqatd.wire.payload import Message, TensorSpec, WireTensor
+from distqatd.wire.payload import Message, Sink, TensorSpec, WireTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,19 +95,18 @@ class Butterfly:
         self.mean = empty_vector(plan.num_elements) if mean is None else mean
         self.bytes_sent = 0
         self.rest: Tensor | None = None
+        self._named_by_owners: set[int] = set()
         self._rpc = rpc
         self._executor = executor
-        self._packing = packing
         self._plan = plan
         self._me = plan.index_of(uid)
         self._values = values.detach()
         self._table = ReduceTable(plan, self._me)
         if error_feedback and packing.is_lossy:
             self._expect_rest()
-        self._weights = {i: m.weight for i, m in enumerate(plan.members)}
+        self._reducer = Reducer(plan, packing, self.mean)
         self._lent: dict[int, list[memoryview]] = {}
         self._memory = memory or ChunkMemory(0)
-        self._scratch = torch.empty(max((b - a for a, b in self._table.chunks), default=0))
         loop = asyncio.get_running_loop()
         self._encoded: list[asyncio.Future[WireTensor]] = [
             loop.create_future() for _ in self._table.chunks
@@ -119,8 +120,22 @@ class Butterfly:
 
     def fail(self, uid: ExpertUid, reason: str) -> None:
         """Give up because of a member: its link is gone. No effect once all means are here."""
+        self._blame([uid], reason)
+
+    def _blame(self, uids: Sequence[ExpertUid], reason: str) -> None:
         if not self._fault.done():
-            self._fault.set_result(Fault((uid,), reason))
+            self._fault.set_result(Fault(tuple(uids), reason))
+
+    @property
+    def dropped(self) -> tuple[ExpertUid, ...]:
+        """Return whose contributions were left out, wholly or in part: they were not finite."""
+        indexes = self._named_by_owners | self._reducer.dropped | self._reducer.shares.dropped
+        return tuple(self._plan.members[index].uid for index in sorted(indexes))
+
+    @property
+    def norms(self) -> tuple[float, ...]:
+        """Return the lengths of the contributions that count, where they were measured."""
+        return tuple(self._reducer.shares.norms.values())
 
     def close(self, reason: str) -> None:
         """End the round here: whoever still waits for a mean is told that there is none."""
@@ -149,9 +164,12 @@ class Butterfly:
         self._table.check(member, chunk, has_values=bool(message.tensors))
         if message.tensors:
             await self._receive(member, chunk, message.tensors[0])
+        return await self._mean_of(chunk)
+
+    async def _mean_of(self, chunk: int) -> Message:
         encoded = await asyncio.shield(self._encoded[chunk])
         self.bytes_sent += encoded.spec.nbytes
-        return Message({}, (encoded,))
+        return Message({"dropped": sorted(self._reducer.dropped)}, (encoded,))
 
     async def _receive(self, member: int, chunk: int, tensor: WireTensor) -> None:
         """Keep a member's values of a chunk, and what they came in for the next ones."""
@@ -180,51 +198,42 @@ class Butterfly:
             self._complete.put_nowait(chunk)
 
     async def _exchange(self, timeout_s: float) -> None:
-        """Reduce our chunks and fetch the others', starting with the owner after us.
-
-        The rotation keeps members from all sending to the same owner first.
-        """
-        num_members = len(self._plan.members)
+        """Reduce our chunks and fetch the others'."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._reduce_all(), name="averaging.reduce")
-            for step in range(1, num_members):
-                owner = (self._me + step) % num_members
-                chunks = iter(enumerate(self._plan.chunks_of(owner)))
-                for _ in range(min(CHUNKS_IN_FLIGHT, len(self._plan.chunks_of(owner)))):
-                    work = self._fetch_some(owner, chunks, timeout_s)
-                    tasks.create_task(work, name=f"averaging.fetch.{owner}")
+            self._fetch_all(tasks, timeout_s)
+
+    def _others(self) -> list[int]:
+        """Return the other members, the one after us first: not all begin with the same owner."""
+        num_members = len(self._plan.members)
+        return [(self._me + step) % num_members for step in range(1, num_members)]
+
+    def _fetch_all(self, tasks: asyncio.TaskGroup, timeout_s: float) -> None:
+        for owner in self._others():
+            chunks = iter(enumerate(self._plan.chunks_of(owner)))
+            for _ in range(min(CHUNKS_IN_FLIGHT, len(self._plan.chunks_of(owner)))):
+                work = self._fetch_some(owner, chunks, timeout_s)
+                tasks.create_task(work, name=f"averaging.fetch.{owner}")
 
     async def _reduce_all(self) -> None:
         for _ in self._table.chunks:
             chunk = await self._complete.get()
-            encoded = await self._executor.run(self._reduce_work(chunk))
-            for buffer in self._lent.pop(chunk, ()):
-                self._memory.give_back(buffer)
-            if not self._encoded[chunk].done():
-                self._encoded[chunk].set_result(encoded)
+            await self._reduce(chunk)
 
-    def _reduce_work(self, chunk: int) -> Callable[[], WireTensor]:
+    async def _reduce(self, chunk: int) -> None:
         start, stop = self._table.chunks[chunk]
         contributions = self._table.take_chunk(chunk)
-
-        def work() -> WireTensor:
-            mean = self.mean[start:stop]
-            weighted_mean(contributions, self._weights, mean, self._scratch)
-            packing = self._packing_at(start)
-            encoded = packing.codec.encode(mean)
-            if encoded.data_ptr() != mean.data_ptr():
-                self._keep_as_sent(packing, encoded, mean)
-            return packing.travelling("mean", encoded)
-
-        return work
-
-    def _keep_as_sent(self, packing: Packing, encoded: Tensor, mean: Tensor) -> None:
-        """Have the owner hold what the others will decode, not what it has computed."""
-        mean.copy_(packing.codec.decode(encoded, mean.numel()))
-
-    def _packing_at(self, start: int) -> Packing:
-        """Return how a chunk that begins at element `start` travels."""
-        return self._packing if start < self._plan.num_coded else EXACT
+        try:
+            encoded = await self._executor.run(
+                lambda: self._reducer.reduce(start, stop, contributions)
+            )
+        except NonFinite as error:
+            self._blame([self._plan.members[i].uid for i in sorted(contributions)], str(error))
+            return
+        for buffer in self._lent.pop(chunk, ()):
+            self._memory.give_back(buffer)
+        if not self._encoded[chunk].done():
+            self._encoded[chunk].set_result(encoded)
 
     def _expect_rest(self) -> None:
         """Prepare `rest`: zeros for what we own, to be set for what we send.
@@ -239,49 +248,74 @@ class Butterfly:
         self, owner: int, chunks: Iterator[tuple[int, tuple[int, int]]], timeout_s: float
     ) -> None:
         """Fetch what is left of an owner's chunks, one after the other, until none is left."""
-        uid = self._plan.members[owner].uid
-        try:
+        with self._blaming(owner):
             for chunk, (start, stop) in chunks:
                 await self._fetch(owner, chunk, start, stop, timeout_s)
-                self._owed[uid] -= 1
+                self._owed[self._plan.members[owner].uid] -= 1
+
+    @contextmanager
+    def _blaming(self, owner: int) -> Iterator[None]:
+        """Have what goes wrong end the round, and say whose fault it seems to be."""
+        uid = self._plan.members[owner].uid
+        try:
+            yield
         except NetworkError as error:
             self.fail(uid, str(error))
         except DistqatError as error:
             self.fail(uid, f"{uid} answered: {error}")
 
     async def _fetch(self, owner: int, chunk: int, start: int, stop: int, timeout_s: float) -> None:
-        member = self._plan.members[owner]
         target = self.mean[start:stop]
-        tensors = await self._encoded_values(start, stop)
-        self.bytes_sent += sum(tensor.spec.nbytes for tensor in tensors)
-        body = {
-            "to": member.uid,
-            "from": self._plan.members[self._me].uid,
-            "round": self._plan.round_id,
-            "chunk": chunk,
-        }
-        answer = await self._rpc.call(
-            member.peer_id,
-            CHUNK,
-            Message(body, tensors),
-            timeout_s=timeout_s,
-            sink=lambda spec: _destination(spec, target),
-        )
+        tensors = await self._values_to_fetch_with(start, stop)
+
+        def sink(spec: TensorSpec) -> memoryview:
+            return _destination(spec, target)
+
+        answer = await self._ask(owner, self._fetch_body(chunk), tensors, timeout_s, sink)
+        self._note_dropped(answer)
         if len(answer.tensors) != 1:
             raise RemoteProtocolError(f"{len(answer.tensors)} tensors instead of a mean")
         await self._store(answer.tensors[0], start, stop)
 
+    def _fetch_body(self, chunk: int) -> dict[str, object]:
+        return {"chunk": chunk}
+
+    async def _values_to_fetch_with(self, start: int, stop: int) -> tuple[WireTensor, ...]:
+        return await self._encoded_values(start, stop)
+
+    async def _ask(
+        self,
+        owner: int,
+        body: Mapping[str, object],
+        tensors: tuple[WireTensor, ...],
+        timeout_s: float,
+        sink: Sink = torch_sink,
+    ) -> Message:
+        member = self._plan.members[owner]
+        self.bytes_sent += sum(tensor.spec.nbytes for tensor in tensors)
+        here = self._plan.members[self._me].uid
+        head = {"to": member.uid, "from": here, "round": self._plan.round_id}
+        message = Message({**head, **body}, tensors)
+        return await self._rpc.call(member.peer_id, CHUNK, message, timeout_s=timeout_s, sink=sink)
+
+    def _note_dropped(self, answer: Message) -> None:
+        named = need(answer.body, "dropped", list)
+        known = range(len(self._plan.members))
+        if not all(type(index) is int and index in known for index in named):
+            raise RemoteProtocolError("an owner names members that there are not")
+        self._named_by_owners |= set(named)
+
     async def _encoded_values(self, start: int, stop: int) -> tuple[WireTensor, ...]:
         if self._me not in self._table.contributors:
             return ()
-        values, packing = self._values[start:stop], self._packing_at(start)
+        values, packing = self._values[start:stop], self._reducer.packing_at(start)
         if packing.is_free:
             return (packing.pack("values", values),)
         rest = self.rest[start:stop] if self.rest is not None and packing.is_lossy else None
         return (await self._executor.run(lambda: packing.pack("values", values, rest)),)
 
     async def _decoded(self, tensor: WireTensor, start: int, stop: int) -> Tensor:
-        packing = self._packing_at(start)
+        packing = self._reducer.packing_at(start)
         if packing.is_free:
             return packing.unpack(tensor, stop - start)
         return await self._executor.run(lambda: packing.unpack(tensor, stop - start))

@@ -8,6 +8,7 @@ from torch import Tensor
 from distqatd.averaging.ballots import StepKey, Value
 from distqatd.averaging.plan import Plan
 from distqatd.averaging.records import Committed, ContributionLike
+from distqatd.base.ids import ExpertUid
 
 MAX_KEPT = 2
 """Vectors as long as the model; older ballots are hardly ever the ones that were chosen."""
@@ -22,6 +23,8 @@ class Kept:
     digest: str
     contribution: ContributionLike
     rest: Tensor | None = None
+    dropped: tuple[ExpertUid, ...] = ()
+    norms: tuple[float, ...] = ()
 
     def committed(self, value: Value, bytes_sent: int, seconds: float) -> Committed:
         """Return what the members of the plan have committed as `value`."""
@@ -40,6 +43,8 @@ class Kept:
             self.rest,
             value.members,
             self.contribution,
+            self.dropped,
+            self.norms,
         )
 
 

@@ -172,7 +172,10 @@ class MemberRound:
         return Attempt(self._tools, self.ready, values, self._peers, self._keep)
 
     def _keep(self, plan: Plan, exchange: Butterfly, held: str) -> None:
-        self._kept.keep(Kept(plan, exchange.mean, held, self._contribution, exchange.rest))
+        mine, rest = self._contribution, exchange.rest
+        self._kept.keep(
+            Kept(plan, exchange.mean, held, mine, rest, exchange.dropped, exchange.norms)
+        )
 
     def _committed(self, chosen: Learn, seconds: float) -> Committed:
         kept = self._kept.find(chosen.value)

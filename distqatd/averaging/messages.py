@@ -121,6 +121,7 @@ class Ready:
         batches: those that the samples came from: trained on by the stage if this commits.
         voters: who decides this step, as the member's anchor says.
         attempt: rounds over this step that it was in, in the same call, and that fell apart.
+        num_averaged: elements that are averaged; of those behind them, ranges, the largest counts.
     """
 
     uid: ExpertUid
@@ -135,6 +136,7 @@ class Ready:
     num_coded: int = MAX_ELEMENTS
     voters: tuple[VoterId, ...] = ()
     attempt: int = 0
+    num_averaged: int = MAX_ELEMENTS
 
     @property
     def key(self) -> StepKey:
@@ -156,6 +158,7 @@ class Ready:
             "coded": self.num_coded,
             "voters": list(self.voters),
             "attempt": self.attempt,
+            "averaged": self.num_averaged,
         }
 
     @classmethod
@@ -178,6 +181,7 @@ class Ready:
             need(body, "coded", int),
             read_voters(body, "voters"),
             need(body, "attempt", int),
+            need(body, "averaged", int),
         )
         if ready.samples < 0 or ready.num_elements < 1 or not 0 <= ready.bandwidth < 1e15:
             raise RemoteProtocolError(f"ready from {ready.uid}: samples, size or bandwidth")

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from distqatd.averaging.ballots import StepKey
@@ -20,6 +21,9 @@ CHUNK_BYTES = 1 << 20
 
 MIN_CHUNK_BYTES = 1 << 12
 MAX_CHUNK_BYTES = 1 << 22
+MAX_PAST_NORMS = 15
+"""Past rounds whose lengths of contributions are remembered."""
+
 CHUNKS_IN_FLIGHT = 4
 """Chunks on the way from a member to one owner; they bound the owner's memory."""
 
@@ -44,6 +48,7 @@ class Terms:
         quorum: share of the roster that must be ready.
         codec: how values travel, see `optim.codecs`.
         chunk_bytes: bytes of fp32 in one chunk; None lets the slowest link decide.
+        past_norms: median lengths of contributions in past rounds, for clipping.
     """
 
     timeout_s: float
@@ -51,6 +56,7 @@ class Terms:
     quorum: float
     codec: str
     chunk_bytes: int | None = None
+    past_norms: tuple[float, ...] = ()
 
     @property
     def margin_s(self) -> float:
@@ -83,6 +89,8 @@ class Plan:
         batches: all that the members have trained on since the anchor.
         duplicated: how many of them more than one member has trained on, counted each time.
         num_coded: elements before this one travel in the codec, the others exactly.
+        num_averaged: elements before this one are averaged; of the others the largest counts.
+        past_norms: median lengths of contributions in past rounds, as the leader saw them.
     """
 
     round_id: str
@@ -97,6 +105,8 @@ class Plan:
     batches: IntervalSet = NO_BATCHES
     duplicated: int = 0
     num_coded: int = MAX_ELEMENTS
+    num_averaged: int = MAX_ELEMENTS
+    past_norms: tuple[float, ...] = ()
 
     @property
     def key(self) -> StepKey:
@@ -135,11 +145,12 @@ class Plan:
     def chunks_of(self, index: int) -> tuple[tuple[int, int], ...]:
         """Return (start, stop) of each chunk of the slice that member `index` owns."""
         member = self.members[index]
-        cut = min(max(self.num_coded, member.start), member.stop)
+        cuts = [member.start, self.num_coded, self.num_averaged, member.stop]
+        edges = sorted(min(max(cut, member.start), member.stop) for cut in cuts)
         size = self.chunk_bytes // 4
         return tuple(
             (start, min(start + size, end))
-            for begin, end in ((member.start, cut), (cut, member.stop))
+            for begin, end in pairwise(edges)
             for start in range(begin, end, size)
         )
 
@@ -158,6 +169,8 @@ class Plan:
             "batches": self.batches.to_list(),
             "duplicated": self.duplicated,
             "coded": self.num_coded,
+            "averaged": self.num_averaged,
+            "norms": list(self.past_norms),
         }
 
     @classmethod
@@ -184,6 +197,8 @@ class Plan:
             take_batches(body, "batches"),
             need(body, "duplicated", int),
             need(body, "coded", int),
+            need(body, "averaged", int),
+            _read_norms(need(body, "norms", list)),
         )
 
 
@@ -236,6 +251,8 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
         bounded(union),
         sum(len(ready.batches) for ready, _ in ordered) - len(union),
         first.num_coded,
+        first.num_averaged,
+        terms.past_norms,
     )
 
 
@@ -244,6 +261,14 @@ def _filled(bandwidths: Sequence[float]) -> list[float]:
     known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
     usual = statistics.median(known) if known else 1.0
     return [bandwidth or usual for bandwidth in bandwidths]
+
+
+def _read_norms(values: list[Any]) -> tuple[float, ...]:
+    if len(values) > MAX_PAST_NORMS or not all(
+        type(value) is float and 0 <= value < float("inf") for value in values
+    ):
+        raise RemoteProtocolError("past lengths of a plan are too many or no lengths")
+    return tuple(values)
 
 
 def _read_members(rows: list[Any], num_elements: int) -> tuple[PlannedMember, ...]:

@@ -55,6 +55,11 @@ class ContributionLike(Protocol):
         ...
 
     @property
+    def num_averaged(self) -> int:
+        """Return how many of the first elements are averaged; of the rest the largest counts."""
+        ...
+
+    @property
     def voters(self) -> tuple[VoterId, ...]:
         """Return who decides this step: members of the one that made the anchor; () if none."""
         ...
@@ -79,6 +84,8 @@ class Committed:
         voters: who decides the next step: the members, and where they are.
         contribution: what we brought to it; an earlier one than the call's if a ballot of an
             earlier call was found to be chosen. What was trained since is not inside.
+        dropped: whose contribution was left out, wholly or in part: it was not finite.
+        norms: length of each contribution, where it was measured.
     """
 
     mean: Tensor
@@ -94,6 +101,8 @@ class Committed:
     rest: Tensor | None = None
     voters: tuple[VoterId, ...] = ()
     contribution: ContributionLike | None = None
+    dropped: tuple[ExpertUid, ...] = ()
+    norms: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from distqatd.averaging.packing import EXACT, Packing
 from distqatd.averaging.plan import Plan
-from distqatd.base.errors import RemoteProtocolError
+from distqatd.base.errors import NonFinite, RemoteProtocolError
 from distqatd.base.ids import ExpertUid
+from distqatd.optim.robust import Shares
+from distqatd.wire.payload import WireTensor
 
 
 @torch.no_grad()
@@ -79,6 +82,10 @@ class ReduceTable:
         """Return whether a member's contribution has come, also if it was taken since."""
         return member in self._arrived[chunk]
 
+    def peek(self, chunk: int) -> Mapping[int, Tensor]:
+        """Return a chunk's contributions and keep them."""
+        return self._arrived[chunk]
+
     def take_chunk(self, chunk: int) -> dict[int, Tensor]:
         """Return a complete chunk's contributions and drop their values from the table."""
         arrived = self._arrived[chunk]
@@ -90,3 +97,68 @@ class ReduceTable:
         """Return the members that owe a contribution to any own chunk, in order."""
         owing = {i for arrived in self._arrived for i in self.contributors - arrived.keys()}
         return tuple(self._plan.members[i].uid for i in sorted(owing))
+
+
+class Reducer:
+    """What an owner makes of the contributions to a chunk.
+
+    Attributes:
+        mean: the result of all chunks, float32, CPU, (num_elements,).
+        shares: factors of the contributions.
+        dropped: members whose values of some chunk were left out: they were NaN or infinite.
+    """
+
+    def __init__(self, plan: Plan, packing: Packing, mean: Tensor) -> None:
+        self.mean = mean
+        weights = {i: m.weight for i, m in enumerate(plan.members) if m.samples}
+        self.shares = Shares(weights, weights)
+        self.dropped: set[int] = set()
+        self._plan = plan
+        self._packing = packing
+        self._scratch = torch.empty(min(plan.chunk_bytes // 4, plan.num_elements))
+
+    def packing_at(self, start: int) -> Packing:
+        """Return how a chunk that begins at element `start` travels."""
+        return self._packing if start < self._plan.num_coded else EXACT
+
+    def reduce(self, start: int, stop: int, contributions: Mapping[int, Tensor]) -> WireTensor:
+        """Write a chunk of the mean and return it as it travels.
+
+        Contributions that are not finite are left out; the others count for more.
+
+        Raises:
+            NonFinite: none is finite.
+        """
+        mean = self.mean[start:stop]
+        self._combine(start, contributions, mean)
+        if not self._is_sound(start, mean):
+            good = {i: c for i, c in contributions.items() if self._is_sound(start, c)}
+            if not good or len(good) == len(contributions):
+                raise NonFinite(f"elements {start} to {stop} are finite nowhere")
+            self.dropped |= contributions.keys() - good.keys()
+            self._combine(start, good, mean)
+        packing = self.packing_at(start)
+        encoded = packing.codec.encode(mean)
+        if encoded.data_ptr() != mean.data_ptr():
+            self._keep_as_sent(packing, encoded, mean)
+        return packing.travelling("mean", encoded)
+
+    def _combine(self, start: int, contributions: Mapping[int, Tensor], mean: Tensor) -> None:
+        counted = {i: c for i, c in contributions.items() if i not in self.shares.dropped}
+        if start >= self._plan.num_averaged:
+            torch.amax(torch.stack(list(counted.values())), 0, out=mean)
+            return
+        usual = self.shares.params if start < self._plan.num_coded else self.shares.others
+        missing = sum(usual[i] for i in usual.keys() - counted.keys())
+        scale = 1 / (1 - missing) if 0 < missing < 1 else 1.0
+        weighted_mean(counted, {i: usual[i] * scale for i in counted}, mean, self._scratch)
+
+    def _is_sound(self, start: int, values: Tensor) -> bool:
+        if start >= self._plan.num_averaged:
+            return bool((values < torch.inf).all())  # -inf: nothing was seen yet
+        # A sum is finite only if all are; one that overflows is looked at closely.
+        return bool(values.sum().isfinite()) or bool(values.isfinite().all())
+
+    def _keep_as_sent(self, packing: Packing, encoded: Tensor, mean: Tensor) -> None:
+        """Have the owner hold what the others will decode, not what it has computed."""
+        mean.copy_(packing.codec.decode(encoded, mean.numel()))

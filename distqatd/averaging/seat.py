@@ -10,6 +10,7 @@ from distqatd.averaging.leader import Leader
 from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import AHEAD, BEHIND, COMING, DIVERGED
+from distqatd.averaging.plan import MAX_PAST_NORMS
 from distqatd.averaging.roster import Member
 from distqatd.base.ids import ExpertUid
 
@@ -46,6 +47,7 @@ class Seat:
         finished: outer step of the last anchor that a committed round has left behind.
         arrivals_s: of past rounds it led, for the adaptive grace.
         committed: last outer step taken here and who took it.
+        norms: median length of the contributions in past rounds, where it was measured.
         heard: the highest outer step a member said it has, who it was, and when.
         invitation: the last round that another leader opened.
         kept: means that were voted for here and may have been chosen.
@@ -63,6 +65,7 @@ class Seat:
     finished: int = -1
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
+    norms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_PAST_NORMS))
     heard: tuple[int, ExpertUid, float] | None = None
     invitation: Invitation | None = None
     kept: KeptMeans = field(default_factory=KeptMeans)

@@ -112,7 +112,10 @@ class RoundService:
         grace = grace_s(seat.arrivals_s, config.averaging_timeout)
         if first.attempt:
             grace = retry_grace_s(grace, self._tools.margin_s)
-        terms = Terms(config.averaging_timeout, grace.value, config.quorum, config.codec)
+        norms = tuple(seat.norms)
+        terms = Terms(
+            config.averaging_timeout, grace.value, config.quorum, config.codec, None, norms
+        )
         led = Leader(
             self._tools,
             seat.uid,

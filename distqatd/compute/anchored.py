@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from distqatd.base.errors import NonFinite
@@ -130,7 +129,7 @@ class AnchoredStage:
         anchor, num_params = self.snapshot.tensors["anchor"], self.layout.num_params
         local = self.layout.to_exchange(self.layout.gather(self._stage))
         local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
-        if not bool(torch.isfinite(local[num_params:]).all()):
+        if not self.layout.is_sound(local):
             raise NonFinite("buffers have NaN or infinite values")
         self._feedback.add_to(local[:num_params])
         return local
@@ -160,7 +159,7 @@ class AnchoredStage:
             NonFinite: the mean has NaN or infinite values. Nothing was changed.
             CheckpointError: the mean has another length. Nothing was changed.
         """
-        if not bool(torch.isfinite(mean).all()):
+        if not self.layout.is_sound(mean):
             raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
         num_params = self.layout.num_params
         anchor = self.layout.from_exchange(mean)

@@ -3,9 +3,8 @@
 All methods block and run on the executor's thread, one at a time; the caller keeps at most one
 inner step open. The properties and `snapshot` may be read from any thread.
 
-An inner step: forward and backward (or loss_backward) per microbatch, then `apply` or `abort`.
-An outer step: `contribution`, an average made elsewhere, `commit_outer`. A round that fails costs
-nothing: without a commit the next contribution covers both spans.
+An inner step: forward and backward (or loss_backward) a microbatch, then `apply` or `abort`. An
+outer step: `contribution`, an average made elsewhere, `commit_outer`; without, the next is of both.
 """
 
 import math
@@ -241,6 +240,7 @@ class Expert(Counted):
             steps=self.steps_since_anchor,
             num_coded=self.layout.num_params,
             voters=read_voters(self.snapshot()),
+            num_averaged=self.layout.num_averaged,
         )
         return self._contributed
 

@@ -60,6 +60,7 @@ class Contribution:
         steps: inner steps that `samples` came from.
         num_coded: elements of parameters, which a codec may round; statistics it may not.
         voters: who decides the next outer step, as the anchor says; none before the first.
+        num_averaged: elements that are averaged; of the others, ranges, the largest counts.
     """
 
     pseudo_gradient: Tensor
@@ -71,6 +72,7 @@ class Contribution:
     steps: int = 0
     num_coded: int = 0
     voters: tuple[str, ...] = ()
+    num_averaged: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -138,6 +138,17 @@ class DilocoConfig(Section):
         default=True,
         description="what a codec rounds off goes into the replica's next contribution",
     )
+    clip_factor: Float | None = Field(
+        None,
+        ge=1,
+        description="contributions longer than this times the median length of this and past "
+        "rounds are shortened to it; null: never",
+    )
+    robust: Literal["none", "centered_clip"] = Field(
+        "none",
+        description="centered_clip bounds what any minority of contributions can do to the mean; "
+        "owners then hold all contributions to their slice at once",
+    )
     compress: bool = Field(
         default=False,
         description="try zstd on encoded values: bf16 gradients become 1.4 times smaller, int8 "

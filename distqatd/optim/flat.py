@@ -7,7 +7,12 @@ Two forms of the same state, both float32 on the CPU:
 - X, `num_exchanged`: N, then the squared mean of every BatchNorm channel. Contributions have
   this form, because a weighted mean of X gives the statistics of the pooled data:
   var = E[var] + (E[mean^2] - E[mean]^2). With one contributor the bracket is exactly 0, so
-  a lone replica keeps its statistics bit for bit.
+  a lone replica keeps its statistics bit for bit. Ranges come last: see below.
+
+Ranges: persistent floating-point buffers whose own name is `range_min` or `range_max`, as
+fake-quantizers register them to observe values. The smallest minimum and the largest maximum of
+all contributors count; +inf and -inf mean that nothing was seen. They are the end of both forms, in
+X with the sign of the minima turned, so that of all of them the largest counts.
 
 Integer buffers (`num_batches_tracked`) travel apart, as numbers.
 """
@@ -23,7 +28,10 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from distqatd.base.errors import CheckpointError, ComputeError
 
-Kind = Literal["param", "other", "mean", "var"]
+Kind = Literal["param", "other", "mean", "var", "min", "max"]
+
+RANGE_MIN = "range_min"
+RANGE_MAX = "range_max"
 
 _FLOATS = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -53,6 +61,7 @@ class FlatLayout:
         entries: parameters first, then buffers, each sorted by (kind, name).
         num_params: elements of parameters, P.
         num_elements: elements of the flat vector, N.
+        num_averaged: elements of a contribution that are averaged; the others are ranges.
         num_exchanged: elements of a contribution, X >= N.
         int_names: names of scalar integer buffers, sorted.
     """
@@ -69,7 +78,12 @@ class FlatLayout:
         self.num_elements = sum(e.numel for e in self.entries)
         self._means = [e for e in self.entries if e.kind == "mean"]
         self._vars = [e for e in self.entries if e.kind == "var"]
-        self.num_exchanged = self.num_elements + sum(e.numel for e in self._means)
+        self._mins = [e for e in self.entries if e.kind == "min"]
+        self._maxs = [e for e in self.entries if e.kind == "max"]
+        self._num_plain = self.num_elements - sum(e.numel for e in self._mins + self._maxs)
+        num_means = sum(e.numel for e in self._means)
+        self.num_averaged = self._num_plain + num_means
+        self.num_exchanged = self.num_elements + num_means
 
     def digest(self) -> str:
         """Return a sha256 in hex over names, shapes, kinds and order."""
@@ -102,7 +116,9 @@ class FlatLayout:
     def to_exchange(self, flat: Tensor) -> Tensor:
         """Return a new vector of form X from one of form N, ready to be averaged."""
         self._check(flat, self.num_elements)
-        return torch.cat([flat, self._section(flat, self._means).square()])
+        squares = self._section(flat, self._means).square()
+        lows, highs = self._section(flat, self._mins), self._section(flat, self._maxs)
+        return torch.cat([flat[: self._num_plain], squares, -lows, highs])
 
     def from_exchange(self, mean: Tensor) -> Tensor:
         """Return a new vector of form N from an average of form X: pooled BatchNorm variances.
@@ -110,11 +126,20 @@ class FlatLayout:
         Multiplies and adds are separate operations, so that every machine gets the same bits.
         """
         self._check(mean, self.num_exchanged)
-        flat = mean[: self.num_elements].clone()
-        spread = mean[self.num_elements :] - self._section(flat, self._means).square()
+        plain, ranges = mean[: self._num_plain], mean[self.num_averaged :].clone()
+        num_mins = sum(e.numel for e in self._mins)
+        ranges[:num_mins].neg_()
+        flat = torch.cat([plain, ranges])
+        squares = mean[self._num_plain : self.num_averaged]
+        spread = squares - self._section(flat, self._means).square()
         # Rounding can push a spread that is really 0 below it; a variance never shrinks by that.
         self._section(flat, self._vars).add_(spread.clamp_(min=0.0))
         return flat
+
+    def is_sound(self, values: Tensor) -> bool:
+        """Return whether a vector of form X is finite, but for ranges of nothing."""
+        averaged, ranges = values[: self.num_averaged], values[self.num_averaged :]
+        return bool(averaged.isfinite().all()) and bool((ranges < torch.inf).all())
 
     def gather_ints(self, module: nn.Module) -> dict[str, int]:
         """Return the values of the scalar integer buffers."""
@@ -165,8 +190,13 @@ def _int_buffers(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _statistics(module: nn.Module) -> dict[str, Kind]:
-    """Return which buffers are running statistics, and of what: mean or var."""
-    kinds: dict[str, Kind] = {}
+    """Return which buffers are running statistics or ranges, and of what."""
+    ranges: dict[str, Kind] = {RANGE_MIN: "min", RANGE_MAX: "max"}
+    kinds: dict[str, Kind] = {
+        name: ranges[own]
+        for name, _ in module.named_buffers()
+        if (own := name.rpartition(".")[2]) in ranges
+    }
     for prefix, child in module.named_modules():
         if isinstance(child, _NormBase) and child.running_mean is not None:
             dot = f"{prefix}." if prefix else ""
@@ -176,7 +206,7 @@ def _statistics(module: nn.Module) -> dict[str, Kind]:
 
 
 def _entries(module: nn.Module) -> Iterator[FlatEntry]:
-    order: tuple[Kind, ...] = ("param", "other", "mean", "var")
+    order: tuple[Kind, ...] = ("param", "other", "mean", "var", "min", "max")
     statistics = _statistics(module)
     params = {name for name, _ in module.named_parameters()}
     found: list[tuple[int, str, tuple[int, ...]]] = []

@@ -2,7 +2,7 @@
 
 import pytest
 
-from distqatd.averaging import butterfly
+from distqatd.averaging import reduce
 from distqatd.averaging.state import Donors
 from distqatd.compute.book import BatchBook
 from distqatd.compute.expert import Expert
@@ -60,12 +60,12 @@ def test_a_donor_that_serves_a_stale_anchor_is_caught(monkeypatch: Patch) -> Non
 
 
 def test_a_round_that_averages_in_the_order_of_arrival_is_caught(monkeypatch: Patch) -> None:
-    exact = butterfly.weighted_mean
+    exact = reduce.weighted_mean
 
     def as_they_came(contributions, weights, *memory):
         order = dict(enumerate(contributions))
         renamed = {place: contributions[member] for place, member in order.items()}
         return exact(renamed, {p: weights[m] for p, m in order.items()}, *memory)
 
-    monkeypatch.setattr(butterfly, "weighted_mean", as_they_came)
+    monkeypatch.setattr(reduce, "weighted_mean", as_they_came)
     assert "wrong means" in first_failure("three-replicas", 20)

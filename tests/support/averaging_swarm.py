@@ -64,6 +64,7 @@ class Gift:
     batches: IntervalSet = NO_BATCHES
     num_coded: int = 1 << 40
     voters: tuple[str, ...] = ()
+    num_averaged: int = 1 << 40
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 from itertools import permutations
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from distqatd.averaging.messages import CHUNK, Ready
 from distqatd.averaging.packing import Packing
 from distqatd.averaging.plan import Plan, Terms, make_plan
 from distqatd.averaging.reduce import ReduceTable, weighted_mean
+from distqatd.averaging.robust import RobustButterfly
 from distqatd.base.errors import RemoteProtocolError, RoundAborted
 from distqatd.base.ids import PeerId, make_uid
 from distqatd.compute.payload import to_wire
@@ -38,14 +40,16 @@ def plan_for(
 
 
 class Ring:
-    """The butterflies of one plan, wired together."""
+    """The butterflies of one plan, wired together; robust ones if there are `limits`."""
 
-    def __init__(self, plan: Plan, values: list[torch.Tensor], cost_s: float = 0.0) -> None:
+    def __init__(
+        self, plan: Plan, values: list[torch.Tensor], cost_s: float = 0.0, **limits: Any
+    ) -> None:
         self.network = MemoryNetwork()
         self.flies = []
         for index, member in enumerate(plan.members):
             rpc = self.network.peer(member.peer_id)
-            fly = Butterfly(
+            fly = (RobustButterfly if limits else Butterfly)(
                 rpc,
                 InlineExecutor(cost_s),
                 Packing(codec(plan.codec)),
@@ -55,6 +59,8 @@ class Ring:
                 memory := ChunkMemory(),
                 error_feedback=True,
             )
+            if isinstance(fly, RobustButterfly):
+                fly.limit(**limits)
             self.flies.append(fly)
             rpc.serve(CHUNK, self._handler(plan, fly), max_bytes=1 << 20, sink=memory.sink)
 

@@ -10,8 +10,8 @@ from random import Random
 
 import pytest
 
-from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.records import Committed
+from distqatd.averaging.reduce import Reducer
 from distqatd.base.rng import seeded_rng
 from tests.support.averaging_swarm import Replica, Swarm, gifts, on_virtual_time
 
@@ -74,6 +74,6 @@ def test_an_owner_that_keeps_its_own_precision_is_caught(monkeypatch: pytest.Mon
             return await swarm.round(gifts(3, 5000))
 
     assert all(isinstance(outcome, Committed) for outcome in on_virtual_time(one_round()))
-    monkeypatch.setattr(Butterfly, "_keep_as_sent", lambda *_: None)
+    monkeypatch.setattr(Reducer, "_keep_as_sent", lambda *_: None)
     for outcome in on_virtual_time(one_round()):
         assert "members hold different means" in str(outcome)

@@ -146,3 +146,37 @@ def test_a_vector_of_another_length_is_refused(module):
 def test_double_precision_is_refused_by_name():
     with pytest.raises(ComputeError, match=r"weight is torch\.float64"):
         FlatLayout(nn.Linear(2, 2).double())
+
+
+class Observed(nn.Module):
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        self.layer = nn.BatchNorm1d(2)
+        self.register_buffer("range_min", torch.tensor([low]))
+        self.register_buffer("range_max", torch.tensor([high, high + 1]))
+
+
+def test_ranges_become_the_smallest_minimum_and_the_largest_maximum():
+    replicas = [Observed(-1.0, 2.0), Observed(-3.0, 1.0), Observed(torch.inf, -torch.inf)]
+    layout = FlatLayout(replicas[0])
+    parts = [layout.to_exchange(layout.gather(replica)) for replica in replicas]
+    assert all(layout.is_sound(part) for part in parts)
+    assert len(parts[0]) == layout.num_exchanged == layout.num_averaged + 3
+    mean = sum(part / 3 for part in parts)
+    mean[layout.num_averaged :] = torch.stack(parts).amax(0)[layout.num_averaged :]
+    views = layout.views(layout.from_exchange(mean))
+    assert views["range_min"].tolist() == [-3.0]
+    assert views["range_max"].tolist() == [2.0, 3.0]
+    torch.testing.assert_close(views["layer.running_var"], torch.ones(2))
+
+
+def test_a_replica_with_ranges_gets_back_what_it_gave():
+    layout = FlatLayout(Observed(-1.0, 2.0))
+    flat = layout.gather(Observed(-1.0, 2.0))
+    assert torch.equal(layout.from_exchange(layout.to_exchange(flat)), flat)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_maximum_that_is_no_number_is_not_sound(bad):
+    layout = FlatLayout(Observed(-1.0, 2.0))
+    assert not layout.is_sound(layout.to_exchange(layout.gather(Observed(-1.0, bad))))
