@@ -25,12 +25,12 @@ class InputQuantizer(nn.Module):
 
     Attributes:
         bits: 2 to 8.
-        observed_low: lower end of the range, <= 0; a scalar.
-        observed_high: upper end, >= 0; both are 0 until something was observed.
+        range_min: lower end of the range, <= 0; a scalar.
+        range_max: upper end, >= 0; both are 0 until something was observed.
     """
 
-    observed_low: Tensor
-    observed_high: Tensor
+    range_min: Tensor
+    range_max: Tensor
 
     def __init__(self, scheme: InputQuantConfig) -> None:
         super().__init__()
@@ -38,8 +38,8 @@ class InputQuantizer(nn.Module):
         self.bits = scheme.bits
         self.momentum = scheme.momentum
         self.num_steps = (1 << self.bits) - 1
-        self.register_buffer("observed_low", torch.zeros(()))
-        self.register_buffer("observed_high", torch.zeros(()))
+        self.register_buffer("range_min", torch.zeros(()))
+        self.register_buffer("range_max", torch.zeros(()))
 
     def step(self, base: Tensor) -> Tensor:
         """Return the step, given that by which the observed range has all levels; scalars."""
@@ -58,14 +58,14 @@ class InputQuantizer(nn.Module):
     @property
     def is_ready(self) -> Tensor:
         """Return whether something was observed, a bool scalar."""
-        return self.observed_high > self.observed_low
+        return self.range_max > self.range_min
 
     def levels(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return step, lowest and highest integer, float scalars; only the step is trained."""
         with torch.no_grad():
-            width = self.observed_high - self.observed_low
+            width = self.range_max - self.range_min
             base = (width / self.num_steps).clamp_min(SMALLEST_STEP)
-            low = torch.round(self.observed_low / base)
+            low = torch.round(self.range_min / base)
         return self.step(base), low, low + self.num_steps
 
     @torch.no_grad()
@@ -74,8 +74,8 @@ class InputQuantizer(nn.Module):
         high = inputs.detach().amax().clamp(min=0.0).float()
         # At first all of it counts. Not in an `if`: that would wait for the device.
         weight = torch.where(self.is_ready, self.momentum, 1.0)
-        self.observed_low.lerp_(low, weight)
-        self.observed_high.lerp_(high, weight)
+        self.range_min.lerp_(low, weight)
+        self.range_max.lerp_(high, weight)
 
 
 class MakesInputQuantizer(Protocol):

@@ -28,6 +28,7 @@ EXTRA = {
     "data": "diloco",
     "only": "diloco",
     "seeds": "quant",
+    "bits": "quant",
     "task": "quant",
 }
 """Options that one bench takes."""
@@ -73,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
         "--only", metavar="NAME", help="diloco: only the runs with this in the name"
     )
     parser.add_argument("--seeds", metavar="N,N", help="quant: instead of 0,1,2")
+    parser.add_argument("--bits", metavar="N,N", help="quant: instead of 2,4,8")
     parser.add_argument("--task", metavar="NAME", help="quant: digits or gpt_bytes only")
     return parser
 

@@ -41,6 +41,10 @@ def test_the_loss_of_the_noise_in_digits_is_more_than_halved(folder: Path) -> No
     assert ended["loss"] < UNTRAINED_NOISE_LOSS / 2
 
 
+def test_digits_are_read_with_two_bits_over_lossy_links(folder: Path) -> None:
+    assert trained(folder, "digits_qat", "--outer-steps", "4", "--config", "wan")["accuracy"] >= 0.9
+
+
 def test_members_of_the_karate_club_are_told_apart(folder: Path) -> None:
     """With a data server, which this small data set would do without."""
     assert trained(folder, "karate", "--set", "data_server.mode=on")["accuracy"] >= 0.9

@@ -120,7 +120,7 @@ def test_an_expert_trains_steps_and_observes_ranges():
         step(expert, number)
     after = state_of(expert)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
-    for ending in ("log_gain", "observed_high", "parametrizations.weight.original"):
+    for ending in ("log_gain", "range_max", "parametrizations.weight.original"):
         assert any(name.endswith(ending) for name in changed), ending
 
 
@@ -167,3 +167,10 @@ def test_a_quantizer_is_found_in_its_module():
     built, _ = build_trained_stage(config, config.model_pipeline.pipeline[0])
     found = [weight_quantizer(module) for module in built.modules()]
     assert {made.bits for made in found if made is not None} == {3}
+
+
+def test_observed_ranges_are_pooled_as_ranges():
+    config = config_of("mlp")
+    built, _ = build_trained_stage(config, config.model_pipeline.pipeline[0])
+    kinds = {(entry.name.rpartition(".")[2], entry.kind) for entry in FlatLayout(built).entries}
+    assert {("range_min", "min"), ("range_max", "max"), ("log_gain", "param")} <= kinds

@@ -3,6 +3,7 @@
 import json
 import os
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from distqatd.checkpoint.manifest import StageEntry
 from distqatd.compute.expert import Expert
 from distqatd.compute.integers import load_integers
 from distqatd.compute.stages import build_trained_stage
+from distqatd.compute.weights import Weights
 from distqatd.config.run import dump_run, resume_digest
 from distqatd.config.sections import Config, InnerOptimConfig, OuterOptimConfig
 from distqatd.daemon import cli
@@ -112,6 +114,24 @@ def test_integers_reproduce_the_outputs_of_training_bit_for_bit(tmp_path, family
     inputs, _ = make_batch(family, 7)
     expected = experts[1].evaluate(experts[0].evaluate((inputs,)))
     assert all(torch.equal(*pair) for pair in zip(loaded(inputs), expected, strict=True))
+
+
+@pytest.mark.parametrize("quant", [None, QUANT])
+@pytest.mark.parametrize("family", list(OPTIONS))
+def test_a_run_may_start_from_an_export(tmp_path, family, quant):
+    """In another cut, too: names are those of the whole model."""
+    experts = trained(family, quant)
+    keep(tmp_path / "kept", family, experts, quant=quant)
+    weights = Weights(Path(export(tmp_path / "kept", tmp_path / "m").file))
+    config = config_of(family, ("head", "tail"))
+    masters = {}
+    for expert in experts:
+        masters |= expert.stage.global_state_dict()
+    for stage in config.model_pipeline.pipeline:
+        built, loaded = build_trained_stage(config, stage, weights=weights)
+        state = built.global_state_dict()
+        assert loaded.fresh == ()
+        assert all(torch.equal(tensor, masters[name]) for name, tensor in state.items())
 
 
 def test_a_plain_export_of_a_quantised_run_has_the_masters_alone(tmp_path):

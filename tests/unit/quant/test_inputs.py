@@ -36,12 +36,12 @@ def test_zero_is_exact_and_errors_are_below_a_step(make, bits, low, high):
 
 def test_the_range_moves_by_the_momentum():
     quantizer = trained(MinMaxInputs, momentum=0.25)
-    assert quantizer.observed_high == 3.0
+    assert quantizer.range_max == 3.0
     quantizer(torch.tensor([-2.0, 7.0]))
-    assert quantizer.observed_high == 4.0
-    assert quantizer.observed_low == -1.25
+    assert quantizer.range_max == 4.0
+    assert quantizer.range_min == -1.25
     quantizer.eval()(torch.tensor([100.0]))
-    assert quantizer.observed_high == 4.0
+    assert quantizer.range_max == 4.0
 
 
 def test_the_step_and_the_inputs_are_trained():
