@@ -150,6 +150,10 @@ def transform_seed(number: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+def mapped(pid: int) -> str:
+    return Path(f"/proc/{pid}/maps").read_text()
+
+
 class Run:
     """What the client does: lends, takes note, and lends again what a dead trainer had."""
 
@@ -205,7 +209,6 @@ async def test_trainers_and_server_are_killed_and_every_batch_is_committed_once(
 
 
 async def test_without_a_server_trainers_read_themselves_and_nothing_is_left(tmp_path: Path):
-    shared = {*os.listdir("/dev/shm")}
     run = Run()
     async with machine(tmp_path) as here, asyncio.timeout(150):
         host, trainer = await here.start("host"), await here.start("trainer")
@@ -213,6 +216,10 @@ async def test_without_a_server_trainers_read_themselves_and_nothing_is_left(tmp
         await run.until(20)
         server = (await host.until("data.server_started"))["pid"]
         assert server in here.living()
+        for pid in (server, trainer.pid):
+            maps = mapped(pid)
+            assert "/memfd:distqat-batches (deleted)" in maps
+            assert "/dev/shm" not in maps  # it would outlive kill -9
         host.process.kill()  # the server's parent, and nobody else
         await task
         assert server not in here.living()
@@ -224,7 +231,6 @@ async def test_without_a_server_trainers_read_themselves_and_nothing_is_left(tmp
     assert sorted(batch for batch, _ in run.commits) == [*range(TOTAL)]
     expected = digests(flipped=False)
     assert all(digest == expected[batch] for batch, digest in run.commits)
-    assert {*os.listdir("/dev/shm")} == shared
     again = listen(f"distqat-test-{os.getpid()}")
     assert again is not None  # the name is free
     again.close()
