@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,7 @@ def tensors(draw: st.DrawFn) -> Tensor:
     return torch.randint(0, 2, shape).to(dtype)
 
 
+@settings(deadline=None)
 @given(st.lists(tensors(), min_size=1, max_size=3), st.lists(tensors(), max_size=2))
 def test_what_is_written_is_read(inputs: list[Tensor], targets: list[Tensor]) -> None:
     raw: Raw = tuple(inputs), tuple(targets)

@@ -1,7 +1,7 @@
 """What the data server decides about its slots."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from distqatd.data.slots import (
@@ -123,6 +123,7 @@ EVENTS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(EVENTS, st.integers(2, 4))
 def test_nobody_is_given_what_is_overwritten_while_they_hold_it(
     events: list[tuple[str, int, int]], num_slots: int
