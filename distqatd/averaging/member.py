@@ -7,6 +7,7 @@ from dataclasses import replace
 from distqatd.averaging.attempt import Attempt
 from distqatd.averaging.ballots import Learn
 from distqatd.averaging.butterfly import Butterfly
+from distqatd.averaging.guard import leads
 from distqatd.averaging.keeping import Kept, KeptMeans
 from distqatd.averaging.looking import Stand
 from distqatd.averaging.messages import Ready, Verdict
@@ -62,6 +63,7 @@ class MemberRound:
         self._peers = dict(peers)
         self._kept = kept
         self._bytes_sent = 0
+        self._left: set[str] = set()
         self.chosen: Learn | None = None
         self._chosen: Verdict | None = None
         self._attempt = self._new_attempt()
@@ -120,13 +122,19 @@ class MemberRound:
             opened = ()
 
     def take_plan(self, plan: Plan, caller: Caller, seconds_left: float) -> None:
-        """Take the plan of the round we are in; see `Attempt.take_plan`."""
+        """Take the plan of the round we are in; see `Attempt.take_plan`.
+
+        Raises:
+            RoundAborted: we do not wait for it, or have left its round.
+        """
+        if plan.round_id in self._left:
+            raise RoundAborted(f"{self.ready.uid} has left round {plan.round_id}")
         self._attempt.take_plan(plan, caller, seconds_left)
 
     def take_verdict(self, verdict: Verdict, caller: Caller) -> None:
-        """Take a verdict; that a step was committed counts whichever member says so."""
-        is_known = caller.peer_id in self._peers.values()
-        if verdict.chosen is None or verdict.chosen.value.key != self.ready.key or not is_known:
+        """Take a verdict; that a step was committed counts also from a leader that we have left."""
+        chosen = verdict.chosen
+        if chosen is None or chosen.value.key != self.ready.key or not leads(chosen.ballot, caller):
             self._attempt.take_verdict(verdict, caller)
             return
         self._chosen = self._chosen or verdict
@@ -154,6 +162,8 @@ class MemberRound:
 
     async def _try_again(self, verdict: Verdict) -> None:
         self._bytes_sent += self._attempt.bytes_sent
+        if self._attempt.plan is not None:
+            self._left.add(self._attempt.plan.round_id)
         self.attempts += 1
         self._tools.events.emit(
             "round.again",

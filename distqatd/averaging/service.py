@@ -5,8 +5,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from distqatd.averaging import messages
-from distqatd.averaging.ballots import Accept, Ballot, Learn, Prepare, Promised, StepKey
+from distqatd.averaging.ballots import Accept, Learn, Prepare, Promised, StepKey
 from distqatd.averaging.digests import DigestBook
+from distqatd.averaging.guard import check_ballot, leads
 from distqatd.averaging.leader import Leader
 from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
@@ -178,34 +179,42 @@ class RoundService:
 
     async def _on_plan(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         uid, plan = take_uid(body, "to"), Plan.from_body(body)
-        seat = self.seat(uid)
-        answer = await self._prepare(seat, plan.key, need_ballot(body, "ballot"))
+        answer = await self._prepare(uid, plan.key, body, caller)
         # Promised before it is taken, and not taken unless promised: a later leader must not
         # find out of nothing while we vote for this one.
         if "accepted" in answer:
             self._active(uid).take_plan(plan, caller, need(body, "seconds", float))
         return answer
 
-    async def _on_prepare(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        seat = self.seat(take_uid(body, "to"))
+    async def _on_prepare(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         stage, anchor = need(body, "stage", str), need(body, "anchor", str)
         key = StepKey(stage, need(body, "step", int), anchor)
-        return await self._prepare(seat, key, need_ballot(body, "ballot"))
+        return await self._prepare(take_uid(body, "to"), key, body, caller)
 
-    async def _prepare(self, seat: Seat, key: StepKey, ballot: Ballot) -> dict[str, Any]:
-        if seat.position()[0] > key.outer_step:
-            if (known := seat.chosen.get(key)) is not None:
-                return messages.chosen_fields(known)
-            raise RoundAborted(f"{seat.uid} has outer step {key.outer_step + 1} behind it")
-        answer = await self._tools.ledger.react(seat.uid, key, Prepare(ballot))
+    async def _on_accept(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
+        uid, value = take_uid(body, "to"), need_value(body, "value")
+        ballot = need_ballot(body, "ballot")
+        return await self._react(uid, value.key, Accept(ballot, value), caller)
+
+    async def _prepare(
+        self, uid: ExpertUid, key: StepKey, body: dict[str, Any], caller: Caller
+    ) -> dict[str, Any]:
+        return await self._react(uid, key, Prepare(need_ballot(body, "ballot")), caller)
+
+    async def _react(
+        self, uid: ExpertUid, key: StepKey, event: Prepare | Accept, caller: Caller
+    ) -> dict[str, Any]:
+        """Have an expert react as a voter; say how the step was taken if it is behind it."""
+        seat, ledger = self.seat(uid), self._tools.ledger
+        if (taken := _taken(seat, key)) is not None:
+            return taken
+        check_ballot(event.ballot, await ledger.look(uid, key), caller)
+        answer = await ledger.react(uid, key, event)
+        # While the disk was busy we may have taken the step, and dropped its mean.
+        if (taken := _taken(seat, key)) is not None:
+            return taken
         value = answer.value if isinstance(answer, Promised) else None
         return write_answer(answer, holds=seat.kept.find(value) is not None)
-
-    async def _on_accept(self, _: Caller, body: dict[str, Any]) -> dict[str, Any]:
-        seat = self.seat(take_uid(body, "to"))
-        ballot, value = need_ballot(body, "ballot"), need_value(body, "value")
-        answer = await self._tools.ledger.react(seat.uid, value.key, Accept(ballot, value))
-        return write_answer(answer)
 
     async def _on_vote(self, caller: Caller, body: dict[str, Any]) -> dict[str, Any]:
         vote = Vote.from_body(body)
@@ -219,12 +228,12 @@ class RoundService:
         seat, verdict = self.seat(take_uid(body, "to")), Verdict.from_body(body)
         if seat.active is not None:
             seat.active.take_verdict(verdict, caller)
-        elif verdict.chosen is not None and any(m.peer_id == caller.peer_id for m in seat.roster()):
-            self._told(seat, verdict.chosen, caller)
+        elif verdict.chosen is not None and leads(verdict.chosen.ballot, caller):
+            self._told(seat, verdict.chosen)
         return {}
 
-    def _told(self, seat: Seat, chosen: Learn, caller: Caller) -> None:
-        """Hurry to apply, or to fetch, a step that others say was taken."""
+    def _told(self, seat: Seat, chosen: Learn) -> None:
+        """Hurry to apply, or to fetch, a step that its leader says was taken."""
         step, digest = seat.position()
         key = chosen.value.key
         if (seat.stage, step, digest) != (key.stage, key.outer_step, key.anchor_digest):
@@ -232,8 +241,7 @@ class RoundService:
         if seat.kept.find(chosen.value) is not None:
             seat.learn(chosen)
         else:
-            uid = next(m.uid for m in seat.roster() if m.peer_id == caller.peer_id)
-            seat.hear(uid, step + 1, now())
+            seat.hear(ExpertUid(chosen.ballot.leader.partition("@")[0]), step + 1, now())
         if seat.on_open is not None:
             seat.on_open(seat.uid, step + 1, 0.0)
 
@@ -254,6 +262,21 @@ class RoundService:
                 led.lost(peer_id, reason)
             if seat.active is not None:
                 seat.active.lost(peer_id, reason)
+
+
+def _taken(seat: Seat, key: StepKey) -> dict[str, Any] | None:
+    """Return the answer of an expert that has a step behind it, None if it stands before it.
+
+    Raises:
+        RoundAborted: it is at another step or anchor, or does not know how the step was taken.
+    """
+    step, anchor = seat.position()
+    if step > key.outer_step and (known := seat.chosen.get(key)) is not None:
+        return messages.chosen_fields(known)
+    # What it has promised elsewhere must not be pushed out of its ledger.
+    if (seat.stage, step) != (key.stage, key.outer_step) or anchor not in ("", key.anchor_digest):
+        raise RoundAborted(f"{seat.uid} is at outer step {step}, not at {key.outer_step}")
+    return None
 
 
 def _other_leader(seat: Seat, ready: Ready) -> tuple[ExpertUid, PeerId] | None:

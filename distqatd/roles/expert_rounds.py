@@ -10,6 +10,7 @@ from distqatd.averaging.roster import Member
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
+from distqatd.compute.results import Contribution
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.context import Context
 from distqatd.roles.state_loader import StateLoader
@@ -166,9 +167,23 @@ class ExpertRounds:
                 committed.voters,
             )
         )
+        self._tell_dropped(contribution, committed)
         self._hosted.num_duplicated += committed.duplicated
         self._tell_sync(loop.time() - began, committed)
         return await self._check_digest(committed.members, digest)
+
+    def _tell_dropped(self, brought: Contribution, committed: Committed) -> None:
+        """Tell of local steps that are lost: the step is of an earlier call, found to be chosen."""
+        dropped = brought.batches.minus(committed.batches)
+        if not dropped:
+            return
+        self._context.events.emit(
+            "expert.work_dropped",
+            degraded=True,
+            uid=self._slot.uid,
+            num_batches=len(dropped),
+            batches=str(dropped)[:200],
+        )
 
     def _tell_sync(self, seconds: float, committed: Committed) -> None:
         """Log what an outer step has cost, beside what all have cost so far."""

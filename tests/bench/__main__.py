@@ -19,6 +19,7 @@ NAMES = (
     "pipeline",
     "failover",
     "allreduce",
+    "rounds",
     "diloco",
     "data",
     "quant",

@@ -50,15 +50,15 @@ def loop() -> Iterator[asyncio.Runner]:
 
 @asynccontextmanager
 async def running_pool(
-    name: str, *, secure: bool, host: str = "127.0.0.1"
+    name: str, *, secure: bool, host: str = "127.0.0.1", boot_epoch: int = 1
 ) -> AsyncIterator[tuple[Pool, Address]]:
-    """Run a pool that listens on a free port."""
+    """Run a pool that listens on a free port; `boot_epoch` is new where an end restarts."""
     own = peer_id(name)
     transport = TcpTransport(tls(name)) if secure else TcpTransport.plain(own)
     clock, rng = SystemClock(), system_rng()
 
     def hello() -> Hello:
-        return Hello(own, _SWARM.swarm_id, "", "", (), (), 1, 1, 0)
+        return Hello(own, _SWARM.swarm_id, "", "", (), (), boot_epoch, 1, 0)
 
     pool = Pool(own, hello, transport, PoolLimits(), clock, rng, EventLog(clock))
     async with asyncio.TaskGroup() as tasks:

@@ -31,6 +31,8 @@ TARGETS: dict[str, tuple[str, float]] = {
     "batches_lost": (LOWER, 0.0),
     "batches_duplicated": (LOWER, 0.0),
     "leftovers": (LOWER, 0.0),
+    "elements_apart": (LOWER, 0.0),
+    "after_kill_max_vs_limit": (LOWER, 1.0),
     "spareless_median_s": (LOWER, 10.0),
     "other_pipelines_stall_s": (LOWER, 30.0),
     "h50_vs_dp": (LOWER, 1.09),
