@@ -222,16 +222,19 @@ class AnchoredStage:
         self._move(loadable, difference)
         return carried
 
+    def shift(self, difference: Tensor) -> None:
+        """Make the stage its anchor less a difference as `difference` returns it."""
+        local, num_params = self.snapshot.tensors["anchor"].clone(), self.layout.num_params
+        local[:num_params] -= difference[:num_params]
+        self.layout.scatter(self._stage, local)
+
     def _move(self, loadable: Loadable, difference: Tensor) -> None:
         """Become the stage of a snapshot, less a difference as `difference` returns it."""
-        snapshot, num_params = loadable.snapshot, self.layout.num_params
-        self._outer.load_state(snapshot.tensors)
-        local = snapshot.tensors["anchor"].clone()
-        local[:num_params] -= difference[:num_params]
+        self.snapshot = loadable.snapshot
+        self._outer.load_state(self.snapshot.tensors)
         self._feedback.clear()  # it is in the difference
-        self.layout.scatter(self._stage, local)
-        self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
-        self.snapshot = snapshot
+        self.shift(difference)
+        self.layout.scatter_ints(self._stage, self.snapshot.meta.get("int_buffers", {}))
 
     def _made(
         self,

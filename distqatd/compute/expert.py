@@ -82,7 +82,6 @@ class Expert(Counted):
         self.layout_digest = self._anchored.layout_digest
         self._task = task
         self._timer = timer
-        self._num_divergences = 0
         self.pace = 1.0
         self._passes = Passes(
             stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
@@ -101,11 +100,6 @@ class Expert(Counted):
     def anchor_digest(self) -> str:
         """Return the digest of the anchor."""
         return self._anchored.snapshot.anchor_digest
-
-    @property
-    def num_divergences(self) -> int:
-        """Return how often parameters were not finite and went back to the anchor."""
-        return self._num_divergences
 
     @property
     def stash_bytes(self) -> int:
@@ -259,7 +253,7 @@ class Expert(Counted):
 
         Args:
             mean: weighted mean of the members' contributions; same form.
-            outer_step: the one this makes: that of the contributions + 1.
+            outer_step: the one this makes.
             int_buffers: maximum over the members.
             batches: what the members trained on since the anchor: now in every replica's book.
             rest: what a codec took from our contribution.
@@ -277,6 +271,12 @@ class Expert(Counted):
         self._start_over(inside)
         return self.anchor_digest
 
+    def train_on(self, made: Contribution, inside: Contribution) -> None:
+        """Put what was trained from `inside` to `made` on top of the anchor that holds `inside`."""
+        self._anchored.shift(made.pseudo_gradient - inside.pseudo_gradient)
+        book = BatchBook(self.book.anchor, made.batches.minus(inside.batches))
+        self._tally.anchored(book, made.samples - inside.samples, made.steps - inside.steps)
+
     def snapshot(self) -> Snapshot:
         """Return the state at the last committed outer step; immutable."""
         return self._anchored.snapshot
@@ -292,8 +292,7 @@ class Expert(Counted):
     def load(self, snapshot: Snapshot) -> None:
         """Become the stage of `snapshot`: anchor, momentum, parameters, inner optimizer.
 
-        The inner optimizer starts afresh if the snapshot has no state of it. An open step is
-        dropped. The snapshot's tensors are kept: they may not be written to.
+        The inner optimizer starts afresh if the snapshot has no state of it. An open step is gone.
 
         Raises:
             CheckpointError: it is of another stage or its digest is wrong. Nothing was changed.
@@ -328,7 +327,7 @@ class Expert(Counted):
 
     def _go_back(self) -> None:
         self.load(self.snapshot())
-        self._num_divergences += 1
+        self._tally.num_divergences += 1
 
     def _start_over(self, batches: IntervalSet) -> None:
         self._contributed = None

@@ -18,6 +18,7 @@ class Tally:
         steps_since_anchor: inner steps applied since the last outer step.
         samples_per_s: samples per second of computing, smoothed; 0.0 until measured.
         book: the batches applied.
+        num_divergences: how often it went back to its anchor.
     """
 
     inner_step: int = 0
@@ -25,6 +26,7 @@ class Tally:
     steps_since_anchor: int = 0
     samples_per_s: float = 0.0
     book: BatchBook = field(default_factory=BatchBook)
+    num_divergences: int = 0
     _busy_s: float = 0.0
 
     def worked(self, seconds: float) -> None:
@@ -59,6 +61,11 @@ class Counted:
     """What everybody may read of what an expert has trained, from any thread."""
 
     _tally: Tally
+
+    @property
+    def num_divergences(self) -> int:
+        """Return how often parameters were not finite and went back to the anchor."""
+        return self._tally.num_divergences
 
     @property
     def inner_step(self) -> int:

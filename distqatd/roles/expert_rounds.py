@@ -10,7 +10,7 @@ from distqatd.averaging.roster import Member
 from distqatd.base.errors import DistqatError, RoundAborted
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.compute.executor import Executor
-from distqatd.compute.results import Contribution
+from distqatd.compute.expert import Contribution, Expert
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.context import Context
 from distqatd.roles.state_loader import StateLoader
@@ -157,33 +157,10 @@ class ExpertRounds:
             self._hosted.syncs.aborted(loop.time() - began)
             # The stage may have gone on without us.
             return await self._loader.load(expert, slot)
-        digest = await self._executor.run(
-            lambda: expert.commit_outer(
-                committed.mean,
-                committed.outer_step,
-                committed.int_buffers,
-                committed.batches,
-                committed.rest,
-                committed.voters,
-            )
-        )
-        self._tell_dropped(contribution, committed)
+        digest = await self._executor.run(lambda: _commit(expert, contribution, committed))
         self._hosted.num_duplicated += committed.duplicated
         self._tell_sync(loop.time() - began, committed)
         return await self._check_digest(committed.members, digest)
-
-    def _tell_dropped(self, brought: Contribution, committed: Committed) -> None:
-        """Tell of local steps that are lost: the step is of an earlier call, found to be chosen."""
-        dropped = brought.batches.minus(committed.batches)
-        if not dropped:
-            return
-        self._context.events.emit(
-            "expert.work_dropped",
-            degraded=True,
-            uid=self._slot.uid,
-            num_batches=len(dropped),
-            batches=str(dropped)[:200],
-        )
 
     def _tell_sync(self, seconds: float, committed: Committed) -> None:
         """Log what an outer step has cost, beside what all have cost so far."""
@@ -231,3 +208,19 @@ class ExpertRounds:
             if e.uid in agreement.holders and e.uid in members
         ]
         await self._loader.resync(expert, holders)
+
+
+def _commit(expert: Expert, made: Contribution, committed: Committed) -> str:
+    """Take an outer step; what was trained since our part in it goes on top of the new anchor."""
+    digest = expert.commit_outer(
+        committed.mean,
+        committed.outer_step,
+        committed.int_buffers,
+        committed.batches,
+        committed.rest,
+        committed.voters,
+    )
+    inside = committed.contribution
+    if isinstance(inside, Contribution) and inside is not made and made.steps > inside.steps:
+        expert.train_on(made, inside)
+    return digest

@@ -69,6 +69,7 @@ class Watch:
     decided: dict[int, list[Any]] = field(default_factory=dict)
     anchors: dict[tuple[str, str], Batches] = field(default_factory=dict)
     _asked: dict[int, int] = field(default_factory=dict)
+    _before: dict[int, Batches] = field(default_factory=dict)
     _brought: dict[tuple[int, str], list[Brought]] = field(default_factory=dict)
     _contributed: dict[int, tuple[object, Batches]] = field(default_factory=dict)
     _means: dict[int, tuple[object, Batches]] = field(default_factory=dict)
@@ -103,6 +104,7 @@ class Watch:
         copy = self.copy(expert)
         known = self._means.get(id(mean))
         own = known[1] if known is not None else copy.local
+        self._before[id(expert)] = copy.local
         copy.anchor = copy.anchor + own
         copy.local = Counter()
         self.anchors[copy.stage, expert.anchor_digest] = copy.anchor
@@ -122,6 +124,14 @@ class Watch:
         twice = sorted(inside.keys() & local.keys())
         if twice:
             self.wrong.append(f"{copy.name} keeps batches {twice}, which its new anchor holds")
+
+    def went_on(self, expert: Any) -> None:
+        """Note that a copy has put what it had trained since back on top of its new anchor."""
+        copy, written = self.copy(expert), Counter(_numbers(expert.book.local))
+        missing = written - self._before[id(expert)]
+        if missing:
+            self.wrong.append(f"{copy.name} says that it trained {sorted(missing)}")
+        copy.local = written
 
     def begins(self, expert: Any) -> None:
         """Check that a step starts from nothing."""
@@ -225,6 +235,10 @@ def watching() -> Iterator[Watch]:
         watch.committed(self, mean)
         return result
 
+    def train_on(self, *args):
+        plain["train_on"](self, *args)
+        watch.went_on(self)
+
     def load(self, *args):
         watch.copy(self)
         plain["load"](self, *args)
@@ -237,7 +251,10 @@ def watching() -> Iterator[Watch]:
             watch.loaded(self, _numbers(carried.kept))
         return carried
 
-    replaced = (forward, loss_backward, apply, contribution, commit_outer, load, catch_up)
+    replaced = (
+        *(forward, loss_backward, apply),
+        *(contribution, commit_outer, train_on, load, catch_up),
+    )
     plain = {method.__name__: getattr(Expert, method.__name__) for method in replaced}
     HostedExpert.apply, Averager.round = watched_settle, watched_round
     RouteRunner.step, Directory.refresh = watched_step, watched_refresh

@@ -142,3 +142,16 @@ def test_the_decision_says_why(inside, kept, reason) -> None:
     decision = carry(book, ranges((5, 7)), ranges(inside))
     assert decision.value.kept == ranges(kept)
     assert reason in decision.reason
+
+
+def test_what_was_trained_after_a_contribution_goes_on_top_of_the_anchor_that_holds_it() -> None:
+    expert = trained(1)
+    inside = expert.contribution()
+    train(expert, 2)
+    made = expert.contribution()
+    expert.commit_outer(inside.pseudo_gradient, 1, inside.int_buffers, inside.batches)
+    expert.train_on(made, inside)
+    assert expert.book == BatchBook(ranges((1, 2)), ranges((2, 3)))
+    assert expert.samples_since_anchor == made.samples - inside.samples == 8
+    since = made.pseudo_gradient - inside.pseudo_gradient
+    torch.testing.assert_close(anchor(expert) - local(expert), since)
