@@ -34,6 +34,7 @@ class StageHost:
             (m.ROUND, self._round),
             (m.STANDING, self._standing),
             (m.BOOK, self._book),
+            (m.DECIDED, self._decided),
         ):
             rpc.serve(method, handler)
         for method, handler in (
@@ -97,6 +98,10 @@ class StageHost:
     async def _standing(self, _: Caller, message: Message) -> Message:
         call = m.AskCall.read(message.body)
         return Message(self._hosted(call.uid).stand_in(call).body())
+
+    async def _decided(self, _: Caller, message: Message) -> Message:
+        call = m.AskCall.read(message.body)
+        return Message(self._hosted(call.uid).decided(call.session).body())
 
     async def _book(self, _: Caller, message: Message) -> Message:
         hosted = self._hosted(need(message.body, "uid", str))

@@ -12,13 +12,13 @@ from torch import Tensor
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import (
-    DistqatError,
     HopLost,
     OutOfMemory,
+    ProtocolError,
     RemoteProtocolError,
     StepAborted,
 )
-from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert, LossResult
 from distqatd.config.schedules import RunSchedule
@@ -33,6 +33,7 @@ from distqatd.pipeline.outcome import lost_reply
 from distqatd.pipeline.push import PRIORITY_EVALUATE, PRIORITY_SETTLE, Push
 from distqatd.pipeline.session import HOLD, Session
 from distqatd.pipeline.syncs import Syncs
+from distqatd.pipeline.termination import Decisions, ask_outcome
 from distqatd.wire.payload import Message
 
 IDLE = "the open step to end before the round"
@@ -85,6 +86,7 @@ class HostedExpert:
         self.round_due = self._gate.round_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
+        self._decisions = Decisions()
         self.num_duplicated = 0
         self.syncs = Syncs()
         self._is_clean = True
@@ -239,6 +241,7 @@ class HostedExpert:
             if session.may_commit(decided.step):
                 result = self.expert.apply(decided.num_samples, decided.batch)
                 session.commit(decided.step)
+                self._decisions.note(session.id, decided)
                 self.in_flight.fits()
                 self._gate.num_applied += 0 if result.is_repeat else 1
 
@@ -273,18 +276,16 @@ class HostedExpert:
         return has_ended()
 
     async def _is_driven(self, session: Session) -> bool:
-        """Ask the trainer whether it still drives a session; apply what it has decided there."""
-        question = Message(m.AskCall(self.uid, session.id).body())
-        try:
-            answer = await self._rpc.call(
-                PeerId(session.trainer), m.DRIVES, question, timeout_s=ASK_TRAINER_S
-            )
-            reply = m.DrivesReply.read(answer.body)
-            if reply.decided is not None:
+        """Ask the trainer whether it still drives a session; apply what was decided in it."""
+        reply = await ask_outcome(self._rpc, self.uid, session, ASK_TRAINER_S)
+        if reply.decided is not None:
+            with suppress(ProtocolError):  # it does not fit what is done here
                 await self.apply(session, reply.decided)
-        except DistqatError:
-            return False  # it is gone, or what it says does not fit what is done here
         return reply.drives
+
+    def decided(self, session: m.SessionId) -> m.DrivesReply:
+        """Return the last step of a session that was applied here, if we remember."""
+        return m.DrivesReply(drives=False, decided=self._decisions.get(session))
 
     async def round_over(self, call: m.AskCall) -> m.Standing:
         """Return where the expert stands once no round is due or running.

@@ -24,6 +24,7 @@ EVALUATE = "pipeline.evaluate"
 STANDING = "pipeline.standing"
 BOOK = "pipeline.book"
 DRIVES = "pipeline.drives"
+DECIDED = "pipeline.decided"
 
 
 def learn_route(rpc: Rpc, route: Route) -> None:
@@ -231,10 +232,10 @@ class AskCall:
 
 @dataclass(frozen=True, slots=True)
 class DrivesReply:
-    """Whether a trainer still drives a session.
+    """Whether a trainer still drives a session, and what was decided in it; for DRIVES and DECIDED.
 
     Attributes:
-        decided: the step whose COMMIT the expert has not heard; to be applied.
+        decided: the step whose COMMIT the expert has not heard, as far as is known.
     """
 
     drives: bool

@@ -278,6 +278,18 @@ async def test_an_expert_learns_from_its_trainer_what_was_decided_while_it_was_d
 
 
 @on_virtual_time
+async def test_an_expert_learns_from_another_stage_what_its_lost_trainer_had_decided():
+    pipeline = Pipeline("front", "back")
+    runner = await opened(pipeline)
+    hosted = await stranded(pipeline, runner)
+    back = pipeline.hosted["back.0.0.0"]
+    await back.commit(m.CommitCall(back.uid, runner.session, m.Decided(1, 8, 0)))
+    pipeline.net.cut("trainer")
+    async with hosted.pause():
+        assert hosted.expert.book.local.pairs == ((0, 1),)
+
+
+@on_virtual_time
 async def test_an_open_whose_caller_left_does_not_leave_gradients_to_its_repetition():
     pipeline = Pipeline("full", executor=slow)
     old = await opened(pipeline)
