@@ -5,7 +5,8 @@ Read in this order: `messages` (what travels), `session` (where an expert stands
 `gate` (between steps and rounds), `links` (codecs between stages), `push` (one microbatch),
 `hosted` (one expert's side), `outcome` (what comes back), `host` (all experts of a daemon),
 `runner` (the trainer's side), `watch` and `patience` (when a step is late), `ending` (what is left
-when it fails), `syncs` (what rounds cost an expert).
+when it fails), `drivers` and `termination` (how an expert learns of that when nobody told it),
+`syncs` (what rounds cost an expert).
 
 How a microbatch travels. The trainer calls `pipeline.forward` on the first expert with inputs and
 targets; each expert calls it on the next with hidden states and the targets, and the *reply* to
