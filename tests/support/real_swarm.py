@@ -32,6 +32,11 @@ SETTLE_S = 6.0
 """A step that is on its way has arrived after so long, unless something is lost."""
 
 
+MAX_BETWEEN = 32
+MAX_STEPS = 256
+"""Steps at most between our look at a book and the kill, and between two outer steps."""
+
+
 @dataclass(frozen=True, slots=True)
 class Size:
     """How many there are of each; experts beyond `pipelines` of each stage stand by."""
@@ -279,9 +284,11 @@ class RealSwarm:
                 for said in self.timeline.all()
                 if said.event.kind == "pipeline.running" and said.pipeline in victim.pipelines
             ]
-            last = max((end for _, end in _pairs(died)), default=0)
-            if running and last < running[-1] <= last + 256:
-                died = died.add(last, running[-1])
+            went_on_at = running[-1] if running else 0
+            # Right after an outer step the book says nothing of where it was.
+            last = max((end for _, end in _pairs(died)), default=max(0, went_on_at - MAX_BETWEEN))
+            if last < went_on_at <= last + MAX_STEPS:
+                died = died.add(last, went_on_at)
             known = self._died.get(book.stage, IntervalSet())
             self._died[book.stage] = known.union(died)
 
