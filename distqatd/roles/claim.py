@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, NotServed, SwarmError
@@ -178,8 +178,7 @@ class Claim:
         return self._without_gone(view)
 
     def _without_gone(self, view: SwarmView) -> SwarmView:
-        view = view.where(lambda expert: not self._is_gone(expert))
-        return replace(view, joiners=tuple(e for e in view.joiners if not self._is_gone(e)))
+        return view.where(lambda expert: not self._is_gone(expert))
 
     def _is_gone(self, expert: ExpertInfo) -> bool:
         return _life(expert) in self._gone or is_former_life(expert, self._joiner(None))

@@ -116,12 +116,12 @@ class SwarmView:
         raise KeyError(name)
 
     def where(self, keep: Callable[[ExpertInfo], bool]) -> "SwarmView":
-        """Return the view with the experts that `keep` says yes to."""
+        """Return the view with the experts and joiners that `keep` says yes to."""
         stages = tuple(
             StageView(stage.name, tuple(e for e in stage.experts if keep(e)))
             for stage in self.stages
         )
-        return replace(self, stages=stages)
+        return replace(self, stages=stages, joiners=tuple(e for e in self.joiners if keep(e)))
 
     def without(self, peers: Collection[PeerId]) -> "SwarmView":
         """Return the view without the experts of some peers."""
