@@ -140,10 +140,18 @@ class Directory:
                 tasks.create_task(self._reach(other, reached))
         return Message({"sees": bool(reached)})
 
-    async def _reach(self, peer: PeerId, reached: set[PeerId]) -> None:
+    async def knock(self, peer: PeerId) -> None:
+        """Return if a peer answers.
+
+        Raises:
+            DistqatError: it does not; NothingListens where its machine says that it is gone.
+        """
         question = Message({"peer": peer, "stage": ""})
+        await self._rpc.call(peer, SEES, question, timeout_s=REACH_S)
+
+    async def _reach(self, peer: PeerId, reached: set[PeerId]) -> None:
         try:
-            await self._rpc.call(peer, SEES, question, timeout_s=REACH_S)
+            await self.knock(peer)
         except DistqatError:
             return  # the answer is that we do not reach it
         reached.add(peer)

@@ -6,8 +6,6 @@ from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError, NothingListens
 from distqatd.base.ids import PeerId
 from distqatd.roles.context import Context
-from distqatd.roles.directory import REACH_S, SEES
-from distqatd.wire.payload import Message
 
 LOST_STAGE_S = 45.0
 """So long whoever has seen a stage further waits for those who hold that state, if they are only
@@ -36,9 +34,8 @@ async def may_come_back(context: Context, stage: str, outer_step: int) -> Decisi
 
 
 async def _note_silent(context: Context, peer: PeerId, silent: set[PeerId]) -> None:
-    question = Message({"peer": peer, "stage": ""})
     try:
-        await context.rpc.call(peer, SEES, question, timeout_s=REACH_S)
+        await context.directory.knock(peer)
     except NothingListens:
         return
     except DistqatError:

@@ -6,20 +6,20 @@ import pytest
 
 from distqatd.base.errors import DialError, NothingListens
 from distqatd.roles.lost_state import may_come_back
-from distqatd.wire.payload import Message
 from tests.support.loops import on_virtual_time
 
 
 def seen(answers):
     """Return what a daemon knows that saw `answers` at outer step 3; each answers like this."""
 
-    async def call(peer, *_, **__):
+    async def knock(peer):
         if isinstance(answers[peer], Exception):
             raise answers[peer]
-        return Message({"sees": True})
 
-    directory = SimpleNamespace(advanced_at={"back": (3, 0.0)}, holders={"back": {*answers}})
-    return SimpleNamespace(directory=directory, rpc=SimpleNamespace(call=call))
+    directory = SimpleNamespace(
+        advanced_at={"back": (3, 0.0)}, holders={"back": {*answers}}, knock=knock
+    )
+    return SimpleNamespace(directory=directory)
 
 
 @pytest.mark.parametrize(
