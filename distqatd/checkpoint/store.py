@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from distqatd.base.disk import sync_folder
 from distqatd.base.errors import CheckpointError, ConfigError
 from distqatd.checkpoint.manifest import (
     MANIFEST_FILE,
@@ -108,7 +109,7 @@ class Store:
             # It is corrupt, or of a future that a resume gave up: the new one takes its place.
             self._set_aside(folder)
         draft.rename(folder)
-        _sync_folder(self.root)
+        sync_folder(self.root)
         self._prune(manifest.outer_step)
         return Checkpoint(folder, manifest)
 
@@ -199,7 +200,7 @@ class Draft:
             self._hash(names),
         )
         _write_file(self._folder / MANIFEST_FILE, manifest.to_json())
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
         return manifest
 
     def _hash(self, names: Sequence[str]) -> Mapping[str, FileEntry]:
@@ -242,7 +243,7 @@ def _or_explain(work: Callable[[], T], what: str) -> T:
 def _open_lock(root: Path) -> int:
     if not root.exists():
         root.mkdir(parents=True)
-        _sync_folder(root.parent)
+        sync_folder(root.parent)
     return os.open(root / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
@@ -287,11 +288,3 @@ def _write_file(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -2,9 +2,10 @@
 
 import os
 import stat
-import tempfile
+from contextlib import suppress
 from pathlib import Path
 
+from distqatd.base.disk import draft_beside
 from distqatd.base.errors import IdentityError
 
 MAX_BYTES = 16 << 10
@@ -48,18 +49,9 @@ def read_or_create_private(path: Path, content: bytes) -> bytes:
 def _create(path: Path, content: bytes) -> None:
     """Write a 0600 file beside `path` and link it there; an existing `path` is left alone."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # link, not rename: it fails when another process was first, so nobody's key is replaced.
+    # link, not rename: it fails when another process was first, so nobody's key is replaced.
+    with draft_beside(path, content) as draft, suppress(FileExistsError):
         os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        Path(draft).unlink()
 
 
 def _refuse_loose_mode(path: Path, status: os.stat_result) -> None:
