@@ -42,19 +42,17 @@ async def go_alone(
     round_id = f"{stage}/{key.outer_step + 1}/{uid}/{tools.rng.getrandbits(48):012x}"
     value = Value(key, round_id, (own,), held)
     committed = Committed(
-        mean,
-        key.outer_step + 1,
-        (uid,),
-        {uid: 1.0},
-        dict(contribution.int_buffers),
-        held,
-        0,
-        0.0,
-        contribution.batches,
-        0,
-        None,
-        (own,),
-        contribution,
+        mean=mean,
+        outer_step=key.outer_step + 1,
+        members=(uid,),
+        weights={uid: 1.0},
+        int_buffers=dict(contribution.int_buffers),
+        digest=held,
+        bytes_sent=0,
+        seconds=0.0,
+        batches=contribution.batches,
+        voters=(own,),
+        contribution=contribution,
     )
     return await _accept(tools, uid, own, value, committed)
 

@@ -30,21 +30,21 @@ class Kept:
         """Return what the members of the plan have committed as `value`."""
         plan = self.plan
         return Committed(
-            self.mean,
-            plan.outer_step + 1,
-            plan.uids,
-            plan.weights,
-            plan.int_buffers,
-            value.digest,
-            bytes_sent,
-            seconds,
-            plan.batches,
-            plan.duplicated,
-            self.rest,
-            value.members,
-            self.contribution,
-            self.dropped,
-            self.norms,
+            mean=self.mean,
+            outer_step=plan.outer_step + 1,
+            members=plan.uids,
+            weights=plan.weights,
+            int_buffers=plan.int_buffers,
+            digest=value.digest,
+            bytes_sent=bytes_sent,
+            seconds=seconds,
+            batches=plan.batches,
+            duplicated=plan.duplicated,
+            rest=self.rest,
+            voters=value.members,
+            contribution=self.contribution,
+            dropped=self.dropped,
+            norms=self.norms,
         )
 
 
