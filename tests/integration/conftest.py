@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import Daemon, processes_in
+from tests.support.real_swarm import RealSwarm, real_swarm
 
 Start = Callable[..., Daemon]
 
@@ -34,3 +35,17 @@ def start(folder: Path) -> Iterator[Start]:
     yield begin
     for daemon in daemons:
         daemon.stop()
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[RealSwarm]:
+    """Run one swarm for all tests of a file, of its CONFIG and SIZE."""
+    with real_swarm(request.module.CONFIG, request.module.SIZE) as swarm:
+        yield swarm
+
+
+@pytest.fixture
+def swarm(running: RealSwarm) -> RealSwarm:
+    """Return the swarm of the file, whole again."""
+    running.wait_until_whole()
+    return running

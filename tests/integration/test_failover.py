@@ -4,11 +4,9 @@ One swarm serves all tests of this file, in their order: two pipelines over two 
 experts, so that one stage has a spare and the other has none; two trainers, two clients, a monitor.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.real_swarm import ENDLESS, RealSwarm, Size, real_swarm
+from tests.support.real_swarm import ENDLESS, Size
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(300)]
 
@@ -16,18 +14,6 @@ CONFIG = ("--config", "digits", "--set", "diloco.inner_steps=10", *ENDLESS)
 SIZE = Size(experts=5, pipelines=2, trainers=2, clients=2)
 WITHIN_S = 60.0
 """Generous: two slow cores, and other tests on them. How fast it is, the bench measures."""
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RealSwarm]:
-    with real_swarm(CONFIG, SIZE) as swarm:
-        yield swarm
-
-
-@pytest.fixture
-def swarm(running: RealSwarm) -> RealSwarm:
-    running.wait_until_whole()
-    return running
 
 
 def test_a_spare_takes_the_place_of_a_killed_expert(swarm):

@@ -4,11 +4,9 @@ One swarm serves all tests of this file, in their order: two pipelines over two 
 experts each, so that each stage has a spare.
 """
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.support.real_swarm import ENDLESS, RealSwarm, Size, real_swarm
+from tests.support.real_swarm import ENDLESS, RealSwarm, Size
 
 pytestmark = [pytest.mark.integration, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -17,18 +15,6 @@ SIZE = Size(experts=6, pipelines=2, trainers=2, clients=1)
 NUM_DRAINS = 20
 WITHIN_S = 60.0
 """Generous: two slow cores, and other tests on them."""
-
-
-@pytest.fixture(scope="module")
-def running() -> Iterator[RealSwarm]:
-    with real_swarm(CONFIG, SIZE) as swarm:
-        yield swarm
-
-
-@pytest.fixture
-def swarm(running: RealSwarm) -> RealSwarm:
-    running.wait_until_whole()
-    return running
 
 
 def assert_nothing_broke(swarm: RealSwarm, since_unix_s: float) -> None:

@@ -4,17 +4,14 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
-import tempfile
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import ENV, ROOT, processes_in
+from tests.support.processes import ENV, ROOT
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,16 +39,6 @@ def install(folder: Path) -> None:
     (info / "entry_points.txt").write_text("".join(lines))
     (module,) = groups["distqat.experts"].values()
     (folder / f"{module}.py").write_text(block("python"))
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short path: unix sockets have at most 107 bytes."""
-    path = Path(tempfile.mkdtemp(prefix="dqo")).resolve()
-    yield path
-    for process in processes_in(path):
-        process.kill()
-    shutil.rmtree(path, ignore_errors=True)
 
 
 def run(line: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
