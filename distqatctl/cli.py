@@ -8,7 +8,13 @@ from typing import Annotated
 
 import typer
 
-from distqatctl import checkpoint_commands, config_commands, control_commands, tables
+from distqatctl import (
+    checkpoint_commands,
+    config_commands,
+    control_commands,
+    round_tables,
+    tables,
+)
 from distqatctl.client import Client, default_socket
 from distqatctl.doctor import doctor
 from distqatctl.errors import BUG, DEGRADED, EXIT_CODES, CommandFailed
@@ -16,7 +22,7 @@ from distqatctl.local.command import local
 from distqatctl.options import JsonOption, SocketOption
 from distqatctl.top import top
 from distqatd import __version__
-from distqatd.api import schema
+from distqatd.api import round_schema, schema
 from distqatd.base.clock import SystemClock
 
 app = typer.Typer(
@@ -87,8 +93,8 @@ def rounds(
     as_json: JsonOption = False,
 ) -> None:
     """Show the newest rounds: who took part, what it cost, how it ended and why."""
-    reply = _client(socket).get(schema.Rounds, "/v1/rounds", limit=limit)
-    return _print_json(reply) if as_json else tables.show_rounds(tables.console(), reply)
+    reply = _client(socket).get(round_schema.Rounds, "/v1/rounds", limit=limit)
+    return _print_json(reply) if as_json else round_tables.show_rounds(tables.console(), reply)
 
 
 @app.command()

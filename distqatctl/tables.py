@@ -140,37 +140,6 @@ def render_pipelines(pipelines: schema.Pipelines) -> Table:
     return shown
 
 
-def show_rounds(out: Console, rounds: schema.Rounds) -> None:
-    """Print rounds with their outcome."""
-    shown = table("OUTER STEP", "STAGE", "OUTCOME", "MEMBERS", "MISSING", "BYTES", "TIME", "REASON")
-    for record in rounds.rounds:
-        row(
-            shown,
-            record.outer_step,
-            record.stage,
-            mark(record.outcome, good=record.outcome == "committed"),
-            len(record.members),
-            len(record.missing),
-            text.bytes_text(record.bytes_sent),
-            text.duration(record.seconds),
-            record.reason,
-        )
-    out.print(shown if rounds.rounds else "no round yet")
-    for wait in rounds.waits:
-        out.print(cell(wait_line(wait)))
-    if rounds.eval is not None:
-        out.print(eval_line(rounds.eval))
-
-
-def wait_line(wait: schema.RoundWait) -> str:
-    """Return an open round in a line: whom it waits for, and how long it will."""
-    whom = ", ".join(wait.waiting_for) or "nobody"
-    left = text.duration(wait.seconds_left)
-    num = len(wait.ready)
-    where = f"outer step {wait.outer_step} of {wait.stage} is {wait.phase}"
-    return f"{where}: {num} ready, waits for {whom}, {left} at most"
-
-
 def eval_line(found: schema.Eval) -> str:
     """Return an evaluation of an anchor in a line."""
     step = "" if found.outer_step is None else f" of outer step {found.outer_step}"

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from distqatd.api import checkpoint_schema, schema
+from distqatd.api import checkpoint_schema, round_schema, schema
 from distqatd.api.actions import add_actions
 from distqatd.api.guard import error_response, owner_only
 from distqatd.api.provider import Provider
@@ -65,7 +65,7 @@ def _add_reads(app: FastAPI, provider: Provider) -> None:
         return await provider.pipelines()
 
     @app.get("/v1/rounds")
-    async def rounds(limit: Annotated[int, Query(ge=1, le=MAX_ROUNDS)] = 20) -> schema.Rounds:
+    async def rounds(limit: Annotated[int, Query(ge=1, le=MAX_ROUNDS)] = 20) -> round_schema.Rounds:
         return await provider.rounds(limit)
 
     @app.get("/v1/run")

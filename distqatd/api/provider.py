@@ -5,7 +5,8 @@ from typing import Protocol
 
 from distqatd.api.actions import Actions
 from distqatd.api.checkpoint_schema import Mirror
-from distqatd.api.schema import Invite, Peers, Pipelines, Rounds, RunInfo, Status, Stopping
+from distqatd.api.round_schema import Rounds
+from distqatd.api.schema import Invite, Peers, Pipelines, RunInfo, Status, Stopping
 from distqatd.base.events import Event
 
 

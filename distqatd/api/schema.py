@@ -246,41 +246,6 @@ class Pipelines(Reply):
     client: Duty | None = None
 
 
-class Round(Part):
-    """One attempt at an outer step of one stage; `weights` are the samples of each member."""
-
-    outer_step: int
-    stage: str
-    outcome: Literal["committed", "aborted"]
-    reason: str
-    members: tuple[str, ...]
-    missing: tuple[str, ...]
-    weights: dict[str, float]
-    bytes_sent: int
-    seconds: float
-    ended_unix_s: float
-
-
-class RoundWait(Part):
-    """A round that is open now; one that another daemon leads waits for its leader."""
-
-    outer_step: int
-    stage: str
-    phase: str
-    ready: tuple[str, ...]
-    waiting_for: tuple[str, ...]
-    seconds_left: float
-
-
-class Rounds(Reply):
-    """`GET /v1/rounds`: the newest rounds, newest last, open ones, and the newest evaluation."""
-
-    schema_id: Literal["distqat.rounds/v1"] = Field("distqat.rounds/v1", alias="schema")
-    rounds: tuple[Round, ...]
-    waits: tuple[RoundWait, ...] = ()
-    eval: Eval | None = None
-
-
 class Event(Reply):
     """One line of `GET /v1/events`; `number` grows by one per event of the daemon's life."""
 

@@ -289,7 +289,8 @@ class Attempt:
         if plan is None or butterfly is None or self._verdict.done():
             return self._verdict.result()
         report_in_s = max(0.0, self._deadline - 3 * self._tools.margin_s - now())
-        fault = await until(butterfly.run(report_in_s), self._verdict)
+        with self._tools.bandwidth.measuring():
+            fault = await until(butterfly.run(report_in_s), self._verdict)
         if self._verdict.done():
             return self._verdict.result()
         if fault is not None:

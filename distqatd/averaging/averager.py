@@ -8,6 +8,7 @@ from typing import Any
 from distqatd.averaging import messages
 from distqatd.averaging.alone import go_alone
 from distqatd.averaging.ballots import StepKey
+from distqatd.averaging.bandwidth import Bandwidth
 from distqatd.averaging.digests import Agreement, agree
 from distqatd.averaging.ledger import Ledger
 from distqatd.averaging.member import MemberRound
@@ -16,6 +17,7 @@ from distqatd.averaging.phases import Phase, Waiting
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord
 from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
 from distqatd.averaging.service import RoundService
+from distqatd.averaging.slicing import explain
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.clock import Clock
 from distqatd.base.decision import Decision
@@ -26,6 +28,7 @@ from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.rng import Rng
 from distqatd.compute.executor import Executor
 from distqatd.config.sections import DilocoConfig
+from distqatd.net.meter import Meter
 from distqatd.net.rpc import Rpc
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -48,6 +51,7 @@ class Averager:
         rng: Rng,
         events: EventLog,
         disk: Disk,
+        meter: Meter | None = None,
     ) -> None:
         """Register the methods; nothing runs yet.
 
@@ -59,8 +63,10 @@ class Averager:
             rng: names rounds.
             events: where the ends of rounds are told.
             disk: where promises and accepted values are kept; of this daemon alone.
+            meter: of the links that `rpc` uses; None if nobody measures them.
         """
-        self._tools = Tools(rpc, executor, config, rng, events, Ledger(disk))
+        bandwidth = Bandwidth(meter or Meter())
+        self._tools = Tools(rpc, executor, config, rng, events, Ledger(disk), bandwidth)
         self._clock = clock
         self._service = RoundService(self._tools)
         self._records: deque[RoundRecord] = deque(maxlen=MAX_RECORDS)
@@ -219,7 +225,6 @@ class Averager:
 
     async def _together(self, seat: Seat, contribution: ContributionLike) -> Committed:
         roster = {member.uid: member for member in seat.roster()}
-        bandwidth = roster[seat.uid].bandwidth if seat.uid in roster else 0.0
         ready = Ready(
             seat.uid,
             seat.stage,
@@ -227,7 +232,7 @@ class Averager:
             contribution.anchor_digest,
             contribution.samples,
             contribution.pseudo_gradient.numel(),
-            bandwidth,
+            self._tools.bandwidth.bytes_per_s,
             dict(contribution.int_buffers),
             contribution.batches,
             contribution.num_coded,
@@ -267,6 +272,9 @@ class Averager:
             seconds=seconds,
             ended_unix_s=self._clock.now(),
             duplicated=plan.duplicated if plan is not None and committed is not None else 0,
+            shares=plan.shares if plan is not None else {},
+            bandwidths=plan.bandwidths if plan is not None else {},
+            slicing=explain(plan.shares, plan.bandwidths) if plan is not None else "",
         )
         self._records.append(record)
         self._tools.events.emit(

@@ -20,8 +20,9 @@ from torch import Tensor
 from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK
 from distqatd.averaging.packing import Packing
-from distqatd.averaging.plan import CHUNKS_IN_FLIGHT, Plan
+from distqatd.averaging.plan import Plan
 from distqatd.averaging.reduce import Reducer, ReduceTable
+from distqatd.averaging.slicing import CHUNKS_IN_FLIGHT
 from distqatd.averaging.waits import until
 from distqatd.base.errors import (
     DistqatError,

@@ -1,41 +1,32 @@
 """A closed round: who takes part, with which weight, and who owns which slice. Pure."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from distqatd.averaging.ballots import StepKey
-from distqatd.averaging.messages import MAX_ELEMENTS, Ready, take_batches, take_ints, take_uid
+from distqatd.averaging.messages import (
+    MAX_ELEMENTS,
+    Ready,
+    take_bandwidth,
+    take_batches,
+    take_ints,
+    take_uid,
+)
 from distqatd.averaging.roster import MAX_MEMBERS
+from distqatd.averaging.slicing import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, chunk_bytes, slices
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES, bounded
-from distqatd.optim.slices import bandwidth_fractions, partition
 from distqatd.wire.fields import need
 
-CHUNK_BYTES = 1 << 20
-"""Bytes of fp32 in one chunk of a slice while no bandwidth is known."""
-
-MIN_CHUNK_BYTES = 1 << 12
-MAX_CHUNK_BYTES = 1 << 22
 MAX_PAST_NORMS = 15
 """Past rounds whose lengths of contributions are remembered."""
 
-CHUNKS_IN_FLIGHT = 4
-"""Chunks on the way from a member to one owner; they bound the owner's memory."""
-
-_SMALLEST_CHOSEN_BYTES = 1 << 16
-"""64 KiB chunks cost four times the CPU of 1 MiB; smaller ones are for tests."""
-
-_IN_FLIGHT_S = 0.3
-"""What a member has on the way to all owners should take its link so long, at least a round trip.
-
-Chunks of one member arrive side by side, so the means of the last ones in flight come after
-everything was sent: large chunks on a slow link end with a link that waits.
-"""
+_ROW = ("uid", "peer", "samples", "start", "stop", "bandwidth")
+"""A member in the body of a plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +62,10 @@ def margin_s(timeout_s: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class PlannedMember:
-    """One member: `weight` is samples / sum of samples; it owns elements `start` to `stop`."""
+    """One member: `weight` is samples / sum of samples; it owns elements `start` to `stop`.
+
+    `bandwidth` is what it said of its line, bytes/s, 0 unknown.
+    """
 
     uid: ExpertUid
     peer_id: PeerId
@@ -79,6 +73,7 @@ class PlannedMember:
     weight: float
     start: int
     stop: int
+    bandwidth: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +118,16 @@ class Plan:
         """Return each member's share of the mean; they sum to 1."""
         return {member.uid: member.weight for member in self.members}
 
+    @property
+    def shares(self) -> dict[ExpertUid, float]:
+        """Return the part of the vector that each member reduces; they sum to 1."""
+        return {m.uid: (m.stop - m.start) / self.num_elements for m in self.members}
+
+    @property
+    def bandwidths(self) -> dict[ExpertUid, float]:
+        """Return what each member said of its line, bytes/s; who knew nothing is left out."""
+        return {m.uid: m.bandwidth for m in self.members if m.bandwidth}
+
     def index_of(self, uid: ExpertUid) -> int:
         """Return a member's place in the order.
 
@@ -164,7 +169,9 @@ class Plan:
             "numel": self.num_elements,
             "codec": self.codec,
             "chunk": self.chunk_bytes,
-            "members": [[m.uid, m.peer_id, m.samples, m.start, m.stop] for m in self.members],
+            "members": [
+                [m.uid, m.peer_id, m.samples, m.start, m.stop, m.bandwidth] for m in self.members
+            ],
             "ints": self.int_buffers,
             "batches": self.batches.to_list(),
             "duplicated": self.duplicated,
@@ -202,20 +209,6 @@ class Plan:
         )
 
 
-def chunk_bytes(bandwidths: Sequence[float]) -> int:
-    """Return the bytes of fp32 in a chunk, for members with these bandwidths, bytes/s, 0 unknown.
-
-    A power of two, so that all links of the slowest member together carry what is in flight in
-    _IN_FLIGHT_S.
-    """
-    known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
-    if not known or len(bandwidths) < 2:
-        return CHUNK_BYTES
-    wanted = _IN_FLIGHT_S * min(known) / (CHUNKS_IN_FLIGHT * (len(bandwidths) - 1))
-    largest = 1 << max(int(wanted), 1).bit_length() - 1
-    return max(_SMALLEST_CHOSEN_BYTES, min(largest, MAX_CHUNK_BYTES))
-
-
 def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Terms) -> Plan:
     """Return the plan for members that are ready: weights by samples, slices by bandwidth.
 
@@ -225,10 +218,9 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
     ordered = sorted(entries, key=lambda entry: entry[0].uid)
     first = ordered[0][0]
     bandwidths = [ready.bandwidth for ready, _ in ordered]
-    fractions = bandwidth_fractions(_filled(bandwidths))
-    bounds = partition(first.num_elements, fractions)
+    bounds = slices(first.num_elements, bandwidths)
     rows = [
-        [ready.uid, peer, ready.samples, start, stop]
+        [ready.uid, peer, ready.samples, start, stop, ready.bandwidth]
         for (ready, peer), (start, stop) in zip(ordered, bounds, strict=True)
     ]
     ints: dict[str, int] = {}
@@ -256,13 +248,6 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
     )
 
 
-def _filled(bandwidths: Sequence[float]) -> list[float]:
-    """Return bandwidths with the unknown ones (0) as the median of the known, or all equal."""
-    known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
-    usual = statistics.median(known) if known else 1.0
-    return [bandwidth or usual for bandwidth in bandwidths]
-
-
 def _read_norms(values: list[Any]) -> tuple[float, ...]:
     if len(values) > MAX_PAST_NORMS or not all(
         type(value) is float and 0 <= value < float("inf") for value in values
@@ -276,26 +261,26 @@ def _read_members(rows: list[Any], num_elements: int) -> tuple[PlannedMember, ..
         raise RemoteProtocolError(f"a plan with {len(rows)} members")
     parsed = [_read_row(row) for row in rows]
     uids = [uid for uid, *_ in parsed]
-    total = sum(samples for _, _, samples, _, _ in parsed)
+    total = sum(samples for _, _, samples, *_ in parsed)
     if uids != sorted(set(uids)) or total < 1:
         raise RemoteProtocolError("members of a plan are not in order, or none has samples")
     position = 0
-    for *_, start, stop in parsed:
+    for *_, start, stop, _ in parsed:
         if start != position or stop < start:
             raise RemoteProtocolError("slices of a plan leave a hole or overlap")
         position = stop
     if position != num_elements:
         raise RemoteProtocolError(f"slices of a plan cover {position} of {num_elements} elements")
     return tuple(
-        PlannedMember(uid, peer, samples, samples / total, start, stop)
-        for uid, peer, samples, start, stop in parsed
+        PlannedMember(uid, peer, samples, samples / total, start, stop, bandwidth)
+        for uid, peer, samples, start, stop, bandwidth in parsed
     )
 
 
-def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int]:
-    if not isinstance(row, list) or len(row) != 5:
-        raise RemoteProtocolError("a member of a plan is not a list of five")
-    fields = dict(zip(("uid", "peer", "samples", "start", "stop"), row, strict=True))
+def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int, float]:
+    if not isinstance(row, list) or len(row) != len(_ROW):
+        raise RemoteProtocolError(f"a member of a plan is not a list of {len(_ROW)}")
+    fields = dict(zip(_ROW, row, strict=True))
     samples = need(fields, "samples", int)
     if samples < 0:
         raise RemoteProtocolError(f"a member of a plan has {samples} samples")
@@ -305,4 +290,5 @@ def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int]:
         samples,
         need(fields, "start", int),
         need(fields, "stop", int),
+        take_bandwidth(fields),
     )

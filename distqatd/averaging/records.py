@@ -1,7 +1,7 @@
 """What goes into a round and what comes out of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
@@ -111,6 +111,8 @@ class RoundRecord:
 
     `weights` are shares of the mean; `missing` are members of the roster that took no part;
     `duplicated` counts batches that more than one member had trained on, 0 unless it committed.
+    `shares` are the parts of the vector that members owned, `bandwidths` what they had said of
+    their lines, bytes/s, and `slicing` why the one follows from the other.
     """
 
     outer_step: int
@@ -125,3 +127,6 @@ class RoundRecord:
     seconds: float
     ended_unix_s: float
     duplicated: int = 0
+    shares: dict[ExpertUid, float] = field(default_factory=dict)
+    bandwidths: dict[ExpertUid, float] = field(default_factory=dict)
+    slicing: str = ""

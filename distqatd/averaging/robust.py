@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from distqatd.averaging.butterfly import Butterfly
-from distqatd.averaging.plan import CHUNKS_IN_FLIGHT
+from distqatd.averaging.slicing import CHUNKS_IN_FLIGHT
 from distqatd.base.errors import NonFinite, RemoteProtocolError, RoundAborted
 from distqatd.compute.payload import from_wire, to_wire
 from distqatd.optim.robust import gram, shares

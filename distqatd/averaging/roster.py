@@ -28,13 +28,12 @@ MIN_GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A serving expert of a stage as its record describes it; `bandwidth` in bytes/s, 0 unknown."""
+    """A serving expert of a stage as its record describes it."""
 
     uid: ExpertUid
     peer_id: PeerId
     outer_step: int
     anchor_digest: str
-    bandwidth: float = 0.0
 
 
 def leader_order(stage: str, outer_step: int, uids: Iterable[ExpertUid]) -> tuple[ExpertUid, ...]:

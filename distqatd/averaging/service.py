@@ -13,11 +13,12 @@ from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready, Verdict, Vote, take_uid
 from distqatd.averaging.phases import Phase
-from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms
+from distqatd.averaging.plan import Plan, Terms
 from distqatd.averaging.replies import write_answer
 from distqatd.averaging.roster import grace_s, retry_grace_s
 from distqatd.averaging.round import LeaderRound
 from distqatd.averaging.seat import MAX_ROUNDS_LED, Seat
+from distqatd.averaging.slicing import MAX_CHUNK_BYTES
 from distqatd.averaging.speech import need_ballot, need_value
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.errors import (

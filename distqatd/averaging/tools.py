@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import dataclass, field
 
+from distqatd.averaging.bandwidth import Bandwidth
 from distqatd.averaging.ledger import Ledger
 from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.plan import margin_s
@@ -15,7 +16,7 @@ from distqatd.net.rpc import Rpc
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The seams of a round, the promises of the experts here, and memory that is used again."""
+    """The seams of a round; promises, what our line carries and used memory of this daemon."""
 
     rpc: Rpc
     executor: Executor
@@ -23,6 +24,7 @@ class Tools:
     rng: Rng
     events: EventLog
     ledger: Ledger
+    bandwidth: Bandwidth = field(default_factory=Bandwidth)
     memory: ChunkMemory = field(default_factory=ChunkMemory)
 
     @property

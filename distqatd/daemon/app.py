@@ -55,8 +55,9 @@ async def run(options: Options) -> int:
     identity = Identity.load_or_create(options.state_dir / IDENTITY_FILE)
     swarm, secret = load_swarm(options)
     clock = SystemClock()
+    transport = TcpTransport(contexts(identity, swarm))
     seams = Seams(
-        TcpTransport(contexts(identity, swarm)),
+        transport,
         clock,
         system_rng(),
         make_device_executor,
@@ -65,6 +66,7 @@ async def run(options: Options) -> int:
         FileDisk(options.state_dir / LEDGER_FILE, in_thread),
         free_bytes,
         options.state_dir,
+        transport.meter,
     )
     # Wall time: a restart must look newer than the life before, also after a reboot.
     node = Node(

@@ -111,6 +111,7 @@ def build_parts(
             context.rng,
             context.events,
             seams.ledger_disk,
+            seams.meter,
         ),
         donors=Donors(context.rpc, device.executor, num_slots=config.network.upload_slots),
         executor=device.executor,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from distqatd import __version__
 from distqatd.api import schema as s
 from distqatd.api.checkpoint_schema import Mirror
+from distqatd.api.round_schema import Rounds
 from distqatd.base.errors import SwarmError
 from distqatd.base.ids import PeerId, nickname
 from distqatd.config.run import run_digest
@@ -28,6 +29,7 @@ from distqatd.daemon.describe import (
     training,
     training_state,
 )
+from distqatd.daemon.round_rows import round_row, wait_row
 from distqatd.identity.invite import Invite
 from distqatd.roles.monitor import fleet_metrics
 from distqatd.swarm.records import DRAINED, DRAINING, JOINING, LeaseRecord
@@ -190,38 +192,13 @@ class NodeProvider:
             return s.Pipelines(pipelines=(), gaps=())
         return s.Pipelines(pipelines=pipeline_rows(view), gaps=gaps(view), client=duty(view))
 
-    async def rounds(self, limit: int) -> s.Rounds:
+    async def rounds(self, limit: int) -> Rounds:
         """Return the newest `limit` rounds this daemon took part in, newest last."""
-        records = self._node.round_records()[-limit:]
-        view = self._view()
-        return s.Rounds(
+        view, records = self._view(), self._node.round_records()[-limit:]
+        return Rounds(
             eval=evaluation(lease_of(view)) if view is not None else None,
-            waits=tuple(
-                s.RoundWait(
-                    outer_step=wait.outer_step + 1,
-                    stage=wait.stage,
-                    phase=wait.phase,
-                    ready=wait.ready,
-                    waiting_for=wait.waiting_for,
-                    seconds_left=wait.seconds_left,
-                )
-                for wait in self._node.crew.round_waits()
-            ),
-            rounds=tuple(
-                s.Round(
-                    outer_step=record.outer_step,
-                    stage=record.stage,
-                    outcome=record.outcome,
-                    reason=record.reason,
-                    members=tuple(record.members),
-                    missing=tuple(record.missing),
-                    weights=dict(record.weights),
-                    bytes_sent=record.bytes_sent,
-                    seconds=record.seconds,
-                    ended_unix_s=record.ended_unix_s,
-                )
-                for record in records
-            ),
+            waits=tuple(map(wait_row, self._node.crew.round_waits())),
+            rounds=tuple(map(round_row, records)),
         )
 
     def events(self, since: int, *, follow: bool) -> AsyncIterator[Event]:

@@ -1,13 +1,14 @@
 """What a daemon is given instead of reaching for it: the simulator gives other ones."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distqatd.base.clock import Clock
 from distqatd.base.disk import Disk
 from distqatd.base.rng import Rng
+from distqatd.net.meter import Meter
 from distqatd.net.transport import Transport
 
 if TYPE_CHECKING:  # the executor's module imports torch, which a monitor never does
@@ -29,6 +30,8 @@ class Seams:
         in_thread: runs something slow beside the loop; used before there is an executor.
         ledger_disk: where promises of outer steps are kept; they must survive a crash.
         free_bytes: memory that a device, given by name, has left; 0 if unknown.
+        meter: how fast the transport's connections carry bytes; one that knows nothing if they
+            are not measured.
         data_folder: where the ring of a data server may be a file; None: there is no data server.
     """
 
@@ -41,3 +44,4 @@ class Seams:
     ledger_disk: Disk
     free_bytes: Callable[[str], int] = unknown_bytes
     data_folder: Path | None = None
+    meter: Meter = field(default_factory=Meter)

@@ -9,14 +9,19 @@ from distqatd.base.errors import ConnectionClosed, DialError, IdentityError
 from distqatd.base.ids import PeerId, parse_peer_id
 from distqatd.identity.tls import TlsContexts, peer_id_from_cert
 from distqatd.net.address import Address
+from distqatd.net.meter import Meter
 from distqatd.net.sockets import SocketStream, Waiter
 
 
 class Security(Protocol):
     """Turns a connected socket into an authenticated stream."""
 
-    async def secure(self, sock: socket.socket, remote: Address, *, server: bool) -> SocketStream:
+    async def secure(
+        self, sock: socket.socket, remote: Address, meter: Meter, *, server: bool
+    ) -> SocketStream:
         """Do the handshake; the caller bounds it in time and closes `sock` if it fails.
+
+        The stream counts what it carries in `meter`.
 
         Raises:
             DialError: the other side is no member of the swarm, or not even a peer.
@@ -30,7 +35,9 @@ class Tls:
     def __init__(self, contexts: TlsContexts) -> None:
         self._contexts = contexts
 
-    async def secure(self, sock: socket.socket, remote: Address, *, server: bool) -> SocketStream:
+    async def secure(
+        self, sock: socket.socket, remote: Address, meter: Meter, *, server: bool
+    ) -> SocketStream:
         """Do the TLS handshake and read the peer id from the certificate."""
         context = self._contexts.server if server else self._contexts.client
         wrapped = context.wrap_socket(sock, server_side=server, do_handshake_on_connect=False)
@@ -48,7 +55,7 @@ class Tls:
         except asyncio.CancelledError:
             _closed(wrapped, waiter, "")
             raise
-        return SocketStream(wrapped, waiter, peer_id, remote)
+        return SocketStream(wrapped, waiter, peer_id, remote, meter)
 
 
 class Plain:
@@ -57,9 +64,11 @@ class Plain:
     def __init__(self, peer_id: PeerId) -> None:
         self._peer_id = peer_id
 
-    async def secure(self, sock: socket.socket, remote: Address, *, server: bool) -> SocketStream:
+    async def secure(
+        self, sock: socket.socket, remote: Address, meter: Meter, *, server: bool
+    ) -> SocketStream:
         """Exchange peer ids in clear text."""
-        stream = SocketStream(sock, Waiter(sock), self._peer_id, remote)
+        stream = SocketStream(sock, Waiter(sock), self._peer_id, remote, meter)
         try:
             await stream.send(memoryview(self._peer_id.encode()))
             name = await _read_exactly(stream, len(self._peer_id))

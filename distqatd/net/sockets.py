@@ -13,6 +13,7 @@ from contextlib import suppress
 from distqatd.base.errors import ConnectionClosed
 from distqatd.base.ids import PeerId
 from distqatd.net.address import Address
+from distqatd.net.meter import PAUSE_S, SEND_PAUSE_S, Meter, Span
 
 _RECORD_BYTES = 16 << 10
 """Most that one TLS record, and so one read, returns."""
@@ -108,13 +109,24 @@ def _release(waiting: list[asyncio.Future[None]]) -> None:
 
 
 class SocketStream:
-    """Implements `net.transport.ByteStream`; owns the socket."""
+    """Implements `net.transport.ByteStream`; owns the socket.
+
+    What it carries is counted by `meter`, which all streams of a transport share.
+    """
 
     def __init__(
-        self, sock: socket.socket, waiter: Waiter, peer_id: PeerId, remote: Address
+        self,
+        sock: socket.socket,
+        waiter: Waiter,
+        peer_id: PeerId,
+        remote: Address,
+        meter: Meter | None = None,
     ) -> None:
         self.peer_id = peer_id
         self.remote = remote
+        self._meter = meter = meter or Meter()
+        self._out, self._in = Span(meter.up, SEND_PAUSE_S), Span(meter.down, PAUSE_S)
+        self._time = asyncio.get_running_loop().time
         self._sock = sock
         self._waiter = waiter
         self._closed = False
@@ -138,12 +150,16 @@ class SocketStream:
             else:
                 # To try again would cost a system call and an exception for every message.
                 self._drained = 0 < num_bytes < len(buffer)
+                if self._meter.is_on:
+                    self._count_in(num_bytes)
                 return num_bytes
             await self._waiter.ready_for(would_block)
 
     async def send(self, *buffers: memoryview) -> None:
         """Send all of `buffers`, gathered by the kernel or, if small, joined here."""
         rest = _units(buffers)
+        if self._meter.is_on:
+            self._out.resume(self._time())
         while (would_block := self._push(rest)) is not None:
             if isinstance(would_block, ssl.SSLWantReadError):
                 await self._waiter.ready_for(would_block)
@@ -153,6 +169,8 @@ class SocketStream:
     def send_now(self, *buffers: memoryview) -> list[memoryview]:
         """Send what the kernel takes at once, and return the rest."""
         rest = _units(buffers)
+        if self._meter.is_on:
+            self._out.resume(self._time())
         self._push(rest)
         return rest
 
@@ -160,12 +178,23 @@ class SocketStream:
         """Send from the front of `rest` until it is empty, or return what would block."""
         try:
             while rest:
-                _drop_front(rest, self._send_some(rest))
+                num_bytes = self._send_some(rest)
+                _drop_front(rest, num_bytes)
+                if self._meter.is_on:
+                    self._out.moved(num_bytes, self._time())
         except _WOULD_BLOCK as error:
+            if self._meter.is_on:  # the kernel is full: from here on the link sets the pace
+                self._out.begin(self._time())
             return error
         except OSError as error:
             raise self._broken(error) from error
         return None
+
+    def _count_in(self, num_bytes: int) -> None:
+        now = self._time()
+        self._in.resume(now)
+        self._in.moved(num_bytes, now)
+        self._in.begin(now)
 
     def abort(self) -> None:
         """Close at once; what the kernel has taken is still sent."""

@@ -22,6 +22,7 @@ from distqatd.base.ids import PeerId
 from distqatd.identity.tls import TlsContexts
 from distqatd.net.address import Address
 from distqatd.net.gate import Gate, GateLimits, plain_host
+from distqatd.net.meter import Meter
 from distqatd.net.secure import Plain, Security, Tls
 from distqatd.net.sockets import SocketStream, tune
 from distqatd.net.transport import OnStream
@@ -40,9 +41,13 @@ class TcpTransport:
     Args:
         security: TLS contexts: what we present and whom we accept.
         limits: bounds on connections that others make.
+
+    Attributes:
+        meter: how fast all connections together carry bytes.
     """
 
     def __init__(self, security: TlsContexts | Security, limits: GateLimits | None = None) -> None:
+        self.meter = Meter()
         self._security = Tls(security) if isinstance(security, TlsContexts) else security
         self._limits = limits or GateLimits()
 
@@ -104,7 +109,7 @@ class TcpTransport:
         try:
             tune(sock)
             async with asyncio.timeout(self._limits.handshake_timeout_s):
-                return await self._security.secure(sock, remote, server=True)
+                return await self._security.secure(sock, remote, self.meter, server=True)
         except (TimeoutError, OSError) as error:
             sock.close()
             raise DialError(f"no handshake with {remote.host_port()}: {error!r}") from error
@@ -136,7 +141,7 @@ class TcpTransport:
         try:
             tune(sock)
             await asyncio.get_running_loop().sock_connect(sock, target)
-            return await self._security.secure(sock, address, server=False)
+            return await self._security.secure(sock, address, self.meter, server=False)
         except BaseException:
             sock.close()
             raise

@@ -16,6 +16,7 @@ from distqatd.identity.keys import Identity
 from distqatd.identity.swarm import secret_swarm
 from distqatd.identity.tls import TlsContexts, contexts
 from distqatd.net.address import Address
+from distqatd.net.meter import Meter
 from distqatd.net.pool import Pool, PoolLimits
 from distqatd.net.rpc import Hello
 from distqatd.net.tcp import TcpTransport
@@ -50,11 +51,17 @@ def loop() -> Iterator[asyncio.Runner]:
 
 @asynccontextmanager
 async def running_pool(
-    name: str, *, secure: bool, host: str = "127.0.0.1", boot_epoch: int = 1
+    name: str,
+    *,
+    secure: bool,
+    host: str = "127.0.0.1",
+    boot_epoch: int = 1,
+    meter: Meter | None = None,
 ) -> AsyncIterator[tuple[Pool, Address]]:
     """Run a pool that listens on a free port; `boot_epoch` is new where an end restarts."""
     own = peer_id(name)
     transport = TcpTransport(tls(name)) if secure else TcpTransport.plain(own)
+    transport.meter = meter or transport.meter
     clock, rng = SystemClock(), system_rng()
 
     def hello() -> Hello:

@@ -18,6 +18,7 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.base.rng import seeded_rng
 from distqatd.compute.book import NO_BATCHES
 from distqatd.config.sections import DilocoConfig
+from distqatd.net.meter import Meter
 from tests.sim.loop import VirtualLoop
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_disk import MemoryDisk
@@ -75,6 +76,7 @@ class Replica:
     rpc: MemoryRpc
     averager: Averager
     executor: InlineExecutor
+    meter: Meter
     step: int = 0
     anchor: str = "anchor"
     opened: list[tuple[int, float]] = field(default_factory=list)
@@ -99,8 +101,11 @@ class Swarm:
         events = EventLog(FixedClock())
         rng = seeded_rng(seed, index)
         executor = InlineExecutor()
-        averager = Averager(rpc, executor, self.config, FixedClock(), rng, events, MemoryDisk())
-        return Replica(make_uid(STAGE, index), rpc, averager, executor)
+        meter = Meter()
+        averager = Averager(
+            rpc, executor, self.config, FixedClock(), rng, events, MemoryDisk(), meter
+        )
+        return Replica(make_uid(STAGE, index), rpc, averager, executor, meter)
 
     async def __aenter__(self) -> "Swarm":
         loop = asyncio.get_running_loop()

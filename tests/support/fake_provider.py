@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from distqatd.api import checkpoint_schema, schema
+from distqatd.api import checkpoint_schema, round_schema, schema
 from distqatd.base.clock import SystemClock
 from distqatd.base.errors import SwarmError
 from distqatd.base.events import Event, EventLog
@@ -145,9 +145,9 @@ class FakeProvider:
         )
         return schema.Pipelines(pipelines=(pipeline,), gaps=(GAP,))
 
-    async def rounds(self, limit: int) -> schema.Rounds:
+    async def rounds(self, limit: int) -> round_schema.Rounds:
         self.limits.append(limit)
-        record = schema.Round(
+        record = round_schema.Round(
             outer_step=3,
             stage="front",
             outcome="aborted",
@@ -158,8 +158,11 @@ class FakeProvider:
             bytes_sent=1_500_000,
             seconds=0.8,
             ended_unix_s=1.0,
+            shares={"front.0.0.0": 0.6, "front.0.1.0": 0.4},
+            bandwidths={"front.0.0.0": 25e6},
+            slicing="slices by measured lines: front.0.0.0 60% (200 Mbit/s)",
         )
-        wait = schema.RoundWait(
+        wait = round_schema.RoundWait(
             outer_step=4,
             stage="front",
             phase="gathering",
@@ -167,7 +170,7 @@ class FakeProvider:
             waiting_for=("front.0.1.0",),
             seconds_left=12.0,
         )
-        return schema.Rounds(rounds=(record,), waits=(wait,))
+        return round_schema.Rounds(rounds=(record,), waits=(wait,))
 
     async def events(self, since: int, *, follow: bool) -> AsyncIterator[Event]:
         if not follow:

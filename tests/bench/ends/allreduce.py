@@ -13,14 +13,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from distqatd.averaging.bandwidth import Bandwidth
 from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.memory import ChunkMemory
 from distqatd.averaging.messages import CHUNK, Ready
 from distqatd.averaging.packing import Packing
-from distqatd.averaging.plan import MAX_CHUNK_BYTES, Plan, Terms, make_plan
+from distqatd.averaging.plan import Plan, Terms, make_plan
+from distqatd.averaging.slicing import MAX_CHUNK_BYTES
 from distqatd.base.ids import make_uid
 from distqatd.compute.executor import DeviceExecutor
 from distqatd.net.address import Address
+from distqatd.net.meter import Meter
 from distqatd.net.pool import Pool
 from distqatd.net.rpc import Caller
 from distqatd.optim.codecs import codec as find_codec
@@ -35,7 +38,9 @@ KINDS = ("plain", "tls")
 class End:
     """One member; its values stay the same over all rounds."""
 
-    def __init__(self, rank: int, num: int, num_values: int, pools: dict[str, Pool]) -> None:
+    def __init__(
+        self, rank: int, num: int, num_values: int, pools: dict[str, Pool], meters: dict[str, Meter]
+    ) -> None:
         self._rank, self._num, self._pools = rank, num, pools
         self._values = torch.randn(num_values, generator=torch.Generator().manual_seed(rank))
         self._executor = DeviceExecutor("bench", 1)
@@ -44,6 +49,7 @@ class End:
         self._bytes_before = 0
         self._mean = torch.zeros(num_values)  # as gloo, into memory that is there
         self._memory = ChunkMemory()
+        self._lines = {kind: Bandwidth(meter) for kind, meter in meters.items()}
         for pool in pools.values():
             limit = MAX_CHUNK_BYTES + (1 << 19)
             pool.serve(CHUNK, self._chunk, max_bytes=limit, sink=self._memory.sink)
@@ -80,7 +86,8 @@ class End:
         """Take part in the round that was planned."""
         assert self._fly is not None
         cpu_began, began = time.process_time(), time.monotonic()
-        fault = await self._fly.run(TIMEOUT_S)
+        with self._lines[kind].measuring():
+            fault = await self._fly.run(TIMEOUT_S)
         ended, cpu_ended = time.monotonic(), time.process_time()
         if fault is not None:
             raise RuntimeError(fault.reason)
@@ -90,7 +97,8 @@ class End:
         """Say what went out on our links in the last round, when all have ended it."""
         assert self._fly is not None
         mean = float(self._fly.mean.sum())
-        return {"bytes": _bytes_out(self._pools[kind]) - self._bytes_before, "sum": mean}
+        num_bytes = _bytes_out(self._pools[kind]) - self._bytes_before
+        return {"bytes": num_bytes, "sum": mean, "bandwidth": self._lines[kind].bytes_per_s}
 
     async def gloo_join(self, port: int) -> dict[str, Any]:
         """Form a group with the others."""
@@ -134,13 +142,14 @@ def _plan(codec: str, num_values: int, bandwidths: list[float]) -> Plan:
 
 async def run(rank: int, num: int, num_values: int, host: str) -> None:
     async with AsyncExitStack() as stack:
-        pools, ports = {}, {}
+        pools, ports, meters = {}, {}, {}
         for kind in KINDS:
+            meters[kind] = Meter()
             pool, address = await stack.enter_async_context(
-                links.running_pool(_name(rank), secure=kind == "tls", host=host)
+                links.running_pool(_name(rank), secure=kind == "tls", host=host, meter=meters[kind])
             )
             pools[kind], ports[kind] = pool, address.port
-        end = End(rank, num, num_values, pools)
+        end = End(rank, num, num_values, pools, meters)
         say(ports=ports)
         await serve_on_loop(
             {

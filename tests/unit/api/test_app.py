@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from distqatd.api import checkpoint_schema, schema
+from distqatd.api import checkpoint_schema, round_schema, schema
 from distqatd.api.app import create_app
 from distqatd.api.guard import Guard
 from tests.support.fake_provider import FakeProvider
@@ -37,7 +37,7 @@ async def anyone(provider: FakeProvider) -> AsyncIterator[httpx.AsyncClient]:
         ("/v1/status", schema.Status),
         ("/v1/peers", schema.Peers),
         ("/v1/pipelines", schema.Pipelines),
-        ("/v1/rounds", schema.Rounds),
+        ("/v1/rounds", round_schema.Rounds),
         ("/v1/run", schema.RunInfo),
         ("/v1/mirror", checkpoint_schema.Mirror),
     ],

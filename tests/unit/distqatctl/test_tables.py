@@ -3,8 +3,8 @@ import io
 
 from rich.console import Console
 
-from distqatctl import tables
-from distqatd.api import schema
+from distqatctl import round_tables, tables
+from distqatd.api import round_schema, schema
 from tests.support import fake_provider as fake
 
 
@@ -58,7 +58,7 @@ def test_peers_pipelines_and_rounds_have_a_line_each() -> None:
     async def show() -> None:
         tables.show_peers(console, await provider.peers(), now_unix_s=13.0)
         tables.show_pipelines(console, await provider.pipelines())
-        tables.show_rounds(console, await provider.rounds(20))
+        round_tables.show_rounds(console, await provider.rounds(20))
         tables.show_run(console, await provider.run())
 
     asyncio.run(show())
@@ -71,6 +71,7 @@ def test_peers_pipelines_and_rounds_have_a_line_each() -> None:
     assert "▲ aborted" in shown
     assert "birch-bbbb sent nothing for 15 s" in shown
     assert "outer step 4 of front is gathering: 1 ready, waits for front.0.1.0, 12 s" in shown
+    assert "front: slices by measured lines: front.0.0.0 60% (200 Mbit/s)" in shown
     assert "300 committed, 0 replayed, 0 lost, 0 duplicated" in shown
 
 
@@ -78,7 +79,7 @@ def test_empty_replies_are_said_in_words() -> None:
     console, out = _console()
     tables.show_peers(console, schema.Peers(peers=()), 0.0)
     tables.show_pipelines(console, schema.Pipelines(pipelines=(), gaps=()))
-    tables.show_rounds(console, schema.Rounds(rounds=()))
+    round_tables.show_rounds(console, round_schema.Rounds(rounds=()))
     assert out.getvalue().split("\n")[:3] == [
         "no other peer is known",
         "no pipeline is in use",

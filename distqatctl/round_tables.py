@@ -1,0 +1,49 @@
+"""Outer steps as text for people."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from distqatctl import text
+from distqatctl.cells import cell, mark, row, table
+from distqatctl.tables import eval_line
+from distqatd.api import round_schema as r
+
+
+def show_rounds(out: Console, rounds: r.Rounds) -> None:
+    """Print rounds with their outcome."""
+    shown = table("OUTER STEP", "STAGE", "OUTCOME", "MEMBERS", "MISSING", "BYTES", "TIME", "REASON")
+    for record in rounds.rounds:
+        row(
+            shown,
+            record.outer_step,
+            record.stage,
+            mark(record.outcome, good=record.outcome == "committed"),
+            len(record.members),
+            len(record.missing),
+            text.bytes_text(record.bytes_sent),
+            text.duration(record.seconds),
+            record.reason,
+        )
+    out.print(shown if rounds.rounds else "no round yet")
+    for line in slicing_lines(rounds.rounds):
+        out.print(cell(line))
+    for wait in rounds.waits:
+        out.print(cell(wait_line(wait)))
+    if rounds.eval is not None:
+        out.print(eval_line(rounds.eval))
+
+
+def slicing_lines(rounds: Sequence[r.Round]) -> list[str]:
+    """Return for each stage why the slices of its newest round were as they were."""
+    newest = {record.stage: record for record in rounds if record.slicing}
+    return [f"{stage}: {record.slicing}" for stage, record in newest.items()]
+
+
+def wait_line(wait: r.RoundWait) -> str:
+    """Return an open round in a line: whom it waits for, and how long it will."""
+    whom = ", ".join(wait.waiting_for) or "nobody"
+    left = text.duration(wait.seconds_left)
+    num = len(wait.ready)
+    where = f"outer step {wait.outer_step} of {wait.stage} is {wait.phase}"
+    return f"{where}: {num} ready, waits for {whom}, {left} at most"
