@@ -31,6 +31,7 @@ EXTRA = {
     "seeds": "quant",
     "bits": "quant",
     "task": "quant",
+    "keep": "quant",
 }
 """Options that one bench takes."""
 
@@ -77,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", metavar="N,N", help="quant: instead of 0,1,2")
     parser.add_argument("--bits", metavar="N,N", help="quant: instead of 2,4,8")
     parser.add_argument("--task", metavar="NAME", help="quant: digits or gpt_bytes only")
+    parser.add_argument(
+        "--keep", metavar="FILE", help="quant: note there which runs have ended, and go on from it"
+    )
     return parser
 
 

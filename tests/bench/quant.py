@@ -5,11 +5,17 @@ quantised, for the same steps from the same seed. Rounding afterwards is the bes
 levels up to the largest weight, levels of least error for a normal distribution, and steps
 searched for the least error of each channel. A step belongs to an output channel, at 4 bits to 32
 weights of it; at 2 bits activations stay as they are, at 4 and 8 bits they have 8.
+
+A run takes a minute or more. With `--keep FILE` each one that has ended is noted there, and not
+made again by whoever names the file later: the bench can be stopped and gone on with, or run in
+parts.
 """
 
 import copy
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from torch.nn.utils import parametrize
@@ -17,6 +23,7 @@ from torch.nn.utils import parametrize
 from distqatd.compute.stages import build_whole_model, named_modules, quantise_whole
 from distqatd.config.layers import Override
 from distqatd.config.load import load
+from distqatd.config.run import run_digest
 from distqatd.config.sections import Config, QuantConfig
 from distqatd.data.batches import open_dataset
 from distqatd.models.units import Stage
@@ -44,15 +51,40 @@ SCHEMES: dict[int, dict[str, object]] = {
 Found = dict[str, float]
 
 
+class Kept:
+    """Runs that have ended, by what was trained, in a file of JSON lines if there is one.
+
+    What was trained is the run-wide configuration; whoever changes the code names another file.
+    """
+
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        lines = file.read_text().splitlines() if file is not None and file.exists() else []
+        found = map(json.loads, lines)
+        self._runs: dict[str, dict[str, Found]] = {one["run"]: one["found"] for one in found}
+
+    def get(self, config: Config, make: Callable[[], dict[str, Found]]) -> dict[str, Found]:
+        """Return what the run of `config` gave, by name; `make` it if it is not known."""
+        run = run_digest(config)
+        if run not in self._runs:
+            self._runs[run] = make()
+            if self._file is not None:
+                with self._file.open("a") as file:
+                    file.write(json.dumps({"run": run, "found": self._runs[run]}) + "\n")
+        return self._runs[run]
+
+
 def run(report: Report, *, quick: bool, peer_python: str | None, **options: str) -> None:
-    """Run the bench; options: `seeds` and `bits`, such as 0,1,2, and `task`."""
+    """Run the bench; options: `seeds` and `bits`, such as 0,1,2, `task`, and the file `keep`."""
     del peer_python
     torch.set_num_threads(1)
+    kept = Kept(Path(options["keep"]) if "keep" in options else None)
     seeds = [0] if quick else [int(seed) for seed in options.get("seeds", "0,1,2").split(",")]
     widths = [int(bits) for bits in options.get("bits", "2,4,8").split(",")]
     for task in [options["task"]] if "task" in options else TASKS:
         more = {"diloco.outer_steps": 1} if quick else {}
-        results = [compare(report, config_of(task, seed, **more), widths) for seed in seeds]
+        configs = [config_of(task, seed, **more) for seed in seeds]
+        results = [compare(report, config, widths, kept) for config in configs]
         for name in results[0]:
             report.ratio(f"{task}_{name}", min(result[name] for result in results))
 
@@ -63,48 +95,46 @@ def config_of(task: str, seed: int, **more: object) -> Config:
     return load([task], overrides=[Override(k, v, "bench") for k, v in values.items()]).config
 
 
-def compare(report: Report, config: Config, widths: Sequence[int]) -> dict[str, float]:
-    """Return what the bars are about, one seed; the bench's ratio is the worst seed's."""
-    plain = build_whole_model(config)
-    exact = _train(report, config, plain, "fp32")
-    trained = {}
-    for bits in widths:
-        quantised = config.model_copy(update={"quant": QuantConfig.model_validate(SCHEMES[bits])})
-        model = build_whole_model(quantised)
-        trained[bits] = _train(report, quantised, model, f"{bits} bits, trained for")
-    ratios = {
-        f"qat{bits}_over_fp32_points": 100 * (found["accuracy"] - exact["accuracy"])
-        for bits, found in trained.items()
-    }
-    return ratios | (_over_rounding(report, config, plain, trained[2]) if 2 in trained else {})
-
-
-def _over_rounding(
-    report: Report, config: Config, plain: Stage, trained: Found
+def compare(
+    report: Report, config: Config, widths: Sequence[int], kept: Kept | None = None
 ) -> dict[str, float]:
-    after = [_evaluate(config, model) for model in _rounded(config, plain)]
+    """Return what the bars are about, one seed; the bench's ratio is the worst seed's."""
+    kept = kept or Kept()
+    what = f"{config.experiment_prefix}, seed {config.seed}"
+    plain = kept.get(config, lambda: _plain(config))
+    exact, rounded = plain["trained"], plain["rounded"]
+    report.row(what, "fp32", **exact)
+    ratios = {}
+    for bits in widths:
+        quant = QuantConfig.model_validate(SCHEMES[bits])
+        quantised = config.model_copy(update={"quant": quant})
+        trained = kept.get(quantised, lambda c=quantised: {"trained": _train(c)[1]})["trained"]
+        report.row(what, f"{bits} bits, trained for", **trained)
+        points = 100 * (trained["accuracy"] - exact["accuracy"])
+        ratios[f"qat{bits}_over_fp32_points"] = points
+        if bits == 2:
+            report.row(what, "2 bits, rounded afterwards", **rounded)
+            ratios["qat2_over_ptq2_points"] = 100 * (trained["accuracy"] - rounded["accuracy"])
+            ratios["qat2_over_ptq2_nats"] = rounded["loss"] - trained["loss"]
+    return ratios
+
+
+def _plain(config: Config) -> dict[str, Found]:
+    model, exact = _train(config)
+    after = [_evaluate(config, each) for each in _rounded(config, model)]
     best = min(after, key=lambda found: found["loss"])
     best |= {"accuracy": max(found["accuracy"] for found in after)}
-    report.row(_what(config), "2 bits, rounded afterwards", **best)
-    return {
-        "qat2_over_ptq2_points": 100 * (trained["accuracy"] - best["accuracy"]),
-        "qat2_over_ptq2_nats": best["loss"] - trained["loss"],
-    }
+    return {"trained": exact, "rounded": best}
 
 
-def _what(config: Config) -> str:
-    return f"{config.experiment_prefix}, seed {config.seed}"
-
-
-def _train(report: Report, config: Config, model: Stage, name: str) -> Found:
+def _train(config: Config) -> tuple[Stage, Found]:
+    model = build_whole_model(config)
     dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
     began = time.process_time()
     for _ in baseline.train(config, model, dataset):
         pass
     took_s = time.process_time() - began
-    found = _evaluate(config, model)
-    report.row(_what(config), name, **found, train_cpu_s=took_s)
-    return found
+    return model, _evaluate(config, model) | {"train_cpu_s": took_s}
 
 
 def _evaluate(config: Config, model: Stage) -> Found:
