@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -19,6 +20,14 @@ from distqatd.base.clock import SystemClock
 R = TypeVar("R", bound=Reply)
 
 POLL_S = 0.25
+
+
+class Backend(StrEnum):
+    """What reads an export of integers."""
+
+    DISTQAT = "distqat"
+    TORCHAO = "torchao"
+
 
 app = typer.Typer(help="Checkpoints of the run.", no_args_is_help=True)
 
@@ -102,15 +111,21 @@ def export(
     integers: Annotated[
         bool, typer.Option("--int", help="Quantised weights as packed integers with their steps.")
     ] = False,
+    backend: Annotated[
+        Backend | None, typer.Option(help="With --int: whose integers; distqat by default.")
+    ] = None,
     socket: SocketOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a checkpoint as one safetensors file, with the names of the whole model."""
+    if backend is not None and not integers:
+        raise typer.BadParameter("--backend is about integers; give --int, too")
     root = _folder(source, socket)
     which = [] if outer_step is None else ["--outer-step", str(outer_step)]
     which += ["--int"] if integers else []
+    which += [] if backend is None else ["--backend", backend.value]
     done = _ask_daemon_program(Exported, "--export-checkpoint", str(root), str(target), *which)
     if as_json:
         print(done.to_json(indent=2))
     else:
-        print(checkpoint_tables.exported_line(done))
+        print(checkpoint_tables.exported_text(done))

@@ -33,8 +33,14 @@ def _row(entry: CheckpointEntry, now_unix_s: float) -> tuple[str, ...]:
     )
 
 
-def exported_line(done: Exported) -> str:
-    """Return what was exported, in one line."""
+def exported_text(done: Exported) -> str:
+    """Return what was exported, in one line, and a line for each reason why something was not."""
     size = text.bytes_text(done.num_bytes)
     what = f"outer step {done.outer_step} of {text.clean(done.run)}"
-    return f"{text.clean(done.file)}: {what}, {text.plural(done.num_tensors, 'tensor')}, {size}"
+    lines = [f"{text.clean(done.file)}: {what}, {text.plural(done.num_tensors, 'tensor')}, {size}"]
+    for left in done.left:
+        names = ", ".join(map(text.clean, left.modules))
+        lines.append(
+            f"{text.plural(len(left.modules), 'layer')}: {text.clean(left.reason)}: {names}"
+        )
+    return "\n".join(lines)

@@ -50,6 +50,13 @@ class Mirror(Reply):
     text: str
 
 
+class LeftOut(Part):
+    """Modules that an export has not as they were trained, and why."""
+
+    reason: str
+    modules: tuple[str, ...]
+
+
 class Exported(Reply):
     """A checkpoint as one file of tensors under their names in the whole model."""
 
@@ -59,6 +66,7 @@ class Exported(Reply):
     outer_step: int
     num_tensors: int
     num_bytes: int
+    left: tuple[LeftOut, ...] = ()
 
 
 class KeepRequest(BaseModel):

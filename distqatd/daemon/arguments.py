@@ -107,6 +107,12 @@ def _add_one_shot_flags(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--int", action="store_true", help="with --export-checkpoint: weights as packed integers"
     )
+    group.add_argument(
+        "--backend",
+        choices=("distqat", "torchao"),
+        default="distqat",
+        help="with --int: for distqatd.compute.integers (default), or for torchao",
+    )
     group.add_argument("--origin", action="store_true", help="with --show-config: where from")
     group.add_argument("--json", action="store_true", help="print JSON")
 

@@ -4,10 +4,14 @@
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported
+from torch import Tensor
+
+from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported, LeftOut
 from distqatd.base.errors import CheckpointError
 from distqatd.checkpoint.manifest import MANIFEST_FILE, StageEntry
 from distqatd.checkpoint.reading import (
@@ -21,6 +25,7 @@ from distqatd.checkpoint.reading import (
 )
 from distqatd.checkpoint.store import read_run_config
 from distqatd.checkpoint.tensor_file import TensorFile, TensorWriter
+from distqatd.compute import torchao
 from distqatd.compute.integers import integer_metadata, integer_tensors
 from distqatd.compute.payload import from_wire, to_wire
 from distqatd.compute.stages import build_trained_stage
@@ -38,6 +43,24 @@ EXPORT_FILE = "model.safetensors"
 _FLOAT_BYTES = 4
 
 Named = tuple[TensorSpec, memoryview]
+
+Form = Literal["plain", "packed", "torchao"]
+"""How weights are written: full precision, our packed integers, or as torchao's tensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What goes into a file.
+
+    Attributes:
+        tensors: with their bytes.
+        metadata: beside them.
+        left: of a form that has no place for all, modules and why.
+    """
+
+    tensors: list[Named]
+    metadata: Mapping[str, str]
+    left: tuple[LeftOut, ...] = ()
 
 
 def list_checkpoints(root: Path) -> Checkpoints:
@@ -76,37 +99,34 @@ def _fault_entry(fault: Fault) -> CheckpointEntry:
 
 
 def export(
-    source: Path, target: Path, outer_step: int | None = None, *, integers: bool = False
+    source: Path, target: Path, outer_step: int | None = None, *, form: Form = "plain"
 ) -> Exported:
     """Write the parameters of all stages into one safetensors file, by their names in the model.
 
     Names are those of transformers and torchvision where the model is theirs. Parameters are the
     committed ones, float32, also where training rounds them; there is no optimizer state in it,
-    nor what quantizers learned.
+    nor what quantizers learned, unless weights are written as the integers they are rounded to.
 
     Args:
         source: a folder of checkpoints, or one checkpoint.
         target: the file, or a folder to write `model.safetensors` into.
         outer_step: of the checkpoint to take; the newest good one by default.
-        integers: write quantised weights as the integers they are rounded to, see
-            `compute.integers`, which also reads such a file.
+        form: `packed`: integers as `compute.integers` reads them; `torchao`: as torchao does.
 
     Raises:
-        CheckpointError: no such checkpoint, it is corrupt, or the target is there already.
+        CheckpointError: no such checkpoint, it is corrupt, the target is there already, or torchao
+            is not installed.
         UnknownModel: the model is not on this machine.
     """
     checkpoint = _find(source, outer_step)
-    config = load_run(Config(), read_run_config(checkpoint))
-    forms: dict[str, PackedForm] = {}
-    tensors = [*_integer_tensors(checkpoint, config, forms)] if integers else []
-    tensors = tensors or [*_model_tensors(checkpoint, config)]
-    tensors.sort(key=lambda named: named[0].name)
+    content = _CONTENTS[form](checkpoint, load_run(Config(), read_run_config(checkpoint)))
+    tensors = sorted(content.tensors, key=lambda named: named[0].name)
     file = target / EXPORT_FILE if target.is_dir() else target
     metadata = {
         "format": "pt",
         "run": checkpoint.manifest.run,
         "outer_step": str(checkpoint.manifest.outer_step),
-        **(integer_metadata(read_run_config(checkpoint), forms) if integers else {}),
+        **content.metadata,
     }
     _write(file, tensors, metadata)
     return Exported(
@@ -115,6 +135,7 @@ def export(
         outer_step=checkpoint.manifest.outer_step,
         num_tensors=len(tensors),
         num_bytes=file.stat().st_size,
+        left=content.left,
     )
 
 
@@ -132,17 +153,48 @@ def _find(source: Path, outer_step: int | None) -> Checkpoint:
     return found
 
 
-def _model_tensors(checkpoint: Checkpoint, config: Config) -> Iterator[Named]:
+def _plain(checkpoint: Checkpoint, config: Config) -> _Content:
+    tensors: list[Named] = []
     for stage_config in config.model_pipeline.pipeline:
         entry = checkpoint.manifest.stage(stage_config.stage)
         stage, _ = build_trained_stage(config, stage_config, "meta")
-        yield from _stage_tensors(checkpoint, entry, stage)
+        tensors += _stage_tensors(checkpoint, entry, stage)
+    return _Content(tensors, {})
 
 
-def _integer_tensors(
-    checkpoint: Checkpoint, config: Config, forms: dict[str, PackedForm]
-) -> Iterator[Named]:
-    """Yield the tensors of all stages with packed weights, whose forms go into `forms`."""
+def _packed(checkpoint: Checkpoint, config: Config) -> _Content:
+    forms: dict[str, PackedForm] = {}
+    tensors: list[Named] = []
+    for stage in _trained_stages(checkpoint, config):
+        found, made = integer_tensors(stage)
+        forms |= made
+        tensors += _named(found)
+    return _Content(tensors, integer_metadata(read_run_config(checkpoint), forms))
+
+
+def _torchao(checkpoint: Checkpoint, config: Config) -> _Content:
+    state: dict[str, Tensor] = {}
+    left: dict[str, list[str]] = {}
+    for stage in _trained_stages(checkpoint, config):
+        converted = torchao.convert(stage)
+        state |= converted.state
+        for module, reasons in converted.left.items():
+            for reason in reasons:
+                left.setdefault(reason, []).append(module)
+    tensors, metadata = torchao.flatten(state)
+    found = (LeftOut(reason=reason, modules=tuple(names)) for reason, names in left.items())
+    return _Content([*_named(tensors)], metadata, tuple(found))
+
+
+_CONTENTS: Mapping[Form, Callable[[Checkpoint, Config], _Content]] = {
+    "plain": _plain,
+    "packed": _packed,
+    "torchao": _torchao,
+}
+
+
+def _trained_stages(checkpoint: Checkpoint, config: Config) -> Iterator[Stage]:
+    """Yield all stages with the committed state, their quantizers in place."""
     for stage_config in config.model_pipeline.pipeline:
         entry = checkpoint.manifest.stage(stage_config.stage)
         stage, _ = build_trained_stage(config, stage_config)
@@ -151,11 +203,12 @@ def _integer_tensors(
         spec = TensorSpec("anchor", "float32", (layout.num_elements,), anchor.nbytes)
         layout.scatter(stage, from_wire(WireTensor(spec, anchor)))
         layout.scatter_ints(stage, entry.meta.get("int_buffers", {}))
-        tensors, found = integer_tensors(stage)
-        forms |= found
-        for name, tensor in tensors.items():
-            wired = to_wire(name, tensor)
-            yield wired.spec, wired.data
+        yield stage
+
+
+def _named(tensors: Mapping[str, Tensor]) -> Iterable[Named]:
+    wired = (to_wire(name, tensor) for name, tensor in tensors.items())
+    return ((each.spec, each.data) for each in wired)
 
 
 def _checked_layout(checkpoint: Checkpoint, entry: StageEntry, stage: Stage) -> FlatLayout:

@@ -71,7 +71,10 @@ def _checkpoints(namespace: argparse.Namespace) -> int:
         _print(listed.to_json(indent=2) if namespace.json else "\n".join(lines))
         return 0
     source, target = namespace.export_checkpoint
-    exported = files.export(source, target, namespace.outer_step, integers=namespace.int)
+    form: files.Form = "plain"
+    if namespace.int:
+        form = "torchao" if namespace.backend == "torchao" else "packed"
+    exported = files.export(source, target, namespace.outer_step, form=form)
     text = f"{exported.file}: outer step {exported.outer_step} of {exported.run}"
     _print(exported.to_json(indent=2) if namespace.json else text)
     return 0

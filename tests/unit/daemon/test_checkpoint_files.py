@@ -2,11 +2,13 @@
 
 import json
 import os
+import sys
 import warnings
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from distqatd.averaging.state import pack
@@ -14,7 +16,7 @@ from distqatd.base.errors import CheckpointError
 from distqatd.checkpoint.manifest import StageEntry
 from distqatd.compute.expert import Expert
 from distqatd.compute.integers import load_integers
-from distqatd.compute.stages import build_trained_stage
+from distqatd.compute.stages import build_trained_stage, named_modules
 from distqatd.compute.weights import Weights
 from distqatd.config.run import dump_run, resume_digest
 from distqatd.config.sections import Config, InnerOptimConfig, OuterOptimConfig
@@ -114,6 +116,41 @@ def test_integers_reproduce_the_outputs_of_training_bit_for_bit(tmp_path, family
     inputs, _ = make_batch(family, 7)
     expected = experts[1].evaluate(experts[0].evaluate((inputs,)))
     assert all(torch.equal(*pair) for pair in zip(loaded(inputs), expected, strict=True))
+
+
+def test_an_export_for_torchao_has_the_rounded_weights_and_says_what_it_has_not(tmp_path, capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pytest.importorskip("torchao")
+        from torchao.prototype.safetensors.safetensors_support import unflatten_tensor_state_dict
+    keep(tmp_path / "kept", "gpt2", trained("gpt2", QUANT), quant=QUANT)
+    arguments = ["--export-checkpoint", str(tmp_path / "kept"), str(tmp_path / "m"), "--int"]
+    assert cli.main([*arguments, "--backend", "torchao", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)["left"]
+    export(tmp_path / "kept", tmp_path / "ours", form="packed")
+    with safe_open(tmp_path / "m", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no dict
+        state, rest = unflatten_tensor_state_dict(tensors, file.metadata())
+    assert rest == {}
+    ours = load_integers(tmp_path / "ours")
+    for name, module in named_modules(ours, ours.unit_names):
+        if isinstance(getattr(module, "weight", None), torch.Tensor):
+            found = state[f"{name}.weight"]
+            found = found if type(found) is torch.Tensor else found.dequantize()
+            assert torch.equal(found, module.weight), name
+    assert state["lm_head.weight"].target_dtype == torch.int7
+    (conv1d,) = [each["modules"] for each in told if "no Conv1D" in each["reason"]]
+    assert len(conv1d) == 8
+
+
+def test_without_torchao_an_export_for_it_fails_and_says_what_to_do(tmp_path, capsys, monkeypatch):
+    for name in ("torchao", "torchao.quantization"):
+        monkeypatch.setitem(sys.modules, name, None)
+    keep(tmp_path / "kept", "mlp", trained("mlp", QUANT), quant=QUANT)
+    arguments = ["--export-checkpoint", str(tmp_path / "kept"), str(tmp_path / "m"), "--int"]
+    assert cli.main([*arguments, "--backend", "torchao"]) == 1
+    assert "pip install 'distqat[torchao]'" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
 
 
 @pytest.mark.parametrize("quant", [None, QUANT])

@@ -4,7 +4,7 @@ import subprocess
 import pytest
 
 from distqatctl import checkpoint_commands, cli
-from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported
+from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported, LeftOut
 from tests.support.fake_provider import mirror
 
 LISTED = Checkpoints(
@@ -120,3 +120,14 @@ def test_an_export_is_done_by_the_daemons_program(daemon, run, capsys):
     assert daemon.commands[1] == ["--export-checkpoint", "/kept", "m.st", "--json"]
     daemon.exit_code = 78
     assert run("export", "m.st") == 78
+
+
+def test_an_export_for_torchao_says_which_layers_it_has_not(daemon, run, capsys):
+    left = (LeftOut(reason="torchao has no Conv1D", modules=("h.0", "h.1")),)
+    daemon.answer = EXPORTED.model_copy(update={"left": left})
+    assert run("export", "m.st", "--from", "/mine", "--int", "--backend", "torchao") == 0
+    (command,) = daemon.commands
+    assert command[-4:] == ["--int", "--backend", "torchao", "--json"]
+    assert capsys.readouterr().out.splitlines()[1] == "2 layers: torchao has no Conv1D: h.0, h.1"
+    assert run("export", "m.st", "--from", "/mine", "--backend", "torchao") == 2
+    assert "give --int, too" in capsys.readouterr().err
