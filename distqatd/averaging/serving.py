@@ -28,6 +28,7 @@ from distqatd.averaging.manifest import (
 )
 from distqatd.averaging.slots import Joiner, UploadSlots
 from distqatd.base.errors import CheckpointError, ExpertNotFound, Overloaded, RemoteProtocolError
+from distqatd.base.ids import PeerId
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message
@@ -48,7 +49,8 @@ HOLD_S = 120.0
 """A state nobody has asked for in this time is let go."""
 
 IN_USE_S = 30.0
-"""A state that was asked for within this time is not let go for a newer one."""
+"""A state that is being fetched is not let go for a newer one until its reader was silent for so
+long, or said that it is done."""
 
 
 class Run(Protocol):
@@ -71,13 +73,24 @@ Source = Callable[[str], StateBytes]
 
 @dataclass(slots=True)
 class _Held:
-    """A state that is being served."""
+    """A state that is being served.
+
+    Attributes:
+        used_at: when its manifest or a chunk of it was last asked for.
+        readers: who fetches its chunks, and when each asked last. Who has only seen the manifest
+            is none: most then fetch another donor's state, or have what they need.
+    """
 
     state: StateBytes
     manifest: Manifest
     state_digest: str
     chunks: tuple[Chunk, ...]
     used_at: float
+    readers: dict[Joiner, float] = field(default_factory=dict)
+
+    def is_in_use(self, now: float) -> bool:
+        """Return whether somebody fetches it."""
+        return any(now - asked_at < IN_USE_S for asked_at in self.readers.values())
 
 
 @dataclass(slots=True)
@@ -103,7 +116,7 @@ class StateServer:
         rpc.serve(MANIFEST, self._on_manifest)
         rpc.serve(CHUNK, self._on_chunk)
         rpc.serve(DONE, self._on_done)
-        rpc.on_lost(lambda peer_id, _: self.slots.forget(peer_id))
+        rpc.on_lost(lambda peer_id, _: self._forget(peer_id))
 
     def offer(self, name: str, source: Source, run: Run = run_here) -> None:
         """Serve a state under a name; replaces what was served under it.
@@ -163,15 +176,27 @@ class StateServer:
             raise CheckpointError(f"state {wanted[:12]} is not held any more")
         if not 0 <= index < len(held.chunks):
             raise RemoteProtocolError(f"chunk {index} of {len(held.chunks)}")
-        held.used_at = _now()
-        slot = self.slots.ask(Joiner(caller.peer_id, message.body["to"]), _now())
+        joiner = Joiner(caller.peer_id, message.body["to"])
+        held.used_at = held.readers[joiner] = _now()
+        slot = self.slots.ask(joiner, _now())
         if slot.value:
             return Message({"retry_after": slot.value, "reason": slot.reason})
         return Message({}, (bytes_tensor("chunk", bytes_of(held.state.data, held.chunks[index])),))
 
     async def _on_done(self, caller: Caller, message: Message) -> Message:
-        self.slots.free(Joiner(caller.peer_id, need(message.body, "to", str)))
+        served = self._find(message)
+        joiner = Joiner(caller.peer_id, message.body["to"])
+        self.slots.free(joiner)
+        for held in served.held:
+            held.readers.pop(joiner, None)
         return Message({})
+
+    def _forget(self, peer_id: PeerId) -> None:
+        """Take back all that a peer that is gone used."""
+        self.slots.forget(peer_id)
+        for held in (each for served in self._served.values() for each in served.held):
+            for joiner in [one for one in held.readers if one.peer_id == peer_id]:
+                del held.readers[joiner]
 
 
 def _now() -> float:
@@ -179,13 +204,17 @@ def _now() -> float:
 
 
 def _make_room(served: _Served) -> None:
-    """Let go of the state that was not asked for longest, unless all are in use."""
+    """Let go of the state that was not asked for longest and that nobody fetches.
+
+    Raises:
+        Overloaded: all that may be held are being fetched.
+    """
     if len(served.held) < MAX_STATES_HELD:
         return
-    oldest = min(served.held, key=lambda held: held.used_at)
-    if _now() - oldest.used_at < IN_USE_S:
+    unused = [held for held in served.held if not held.is_in_use(_now())]
+    if not unused:
         raise Overloaded(f"{len(served.held)} older states are being fetched; ask again later")
-    served.held.remove(oldest)
+    served.held.remove(min(unused, key=lambda held: held.used_at))
 
 
 async def _hash(served: _Served, state: StateBytes, number: int) -> bytes:

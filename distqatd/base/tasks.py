@@ -42,11 +42,6 @@ class Supervisor:
             task.cancel()
         await self._group.__aexit__(kind, error, traceback)
 
-    @property
-    def num_tasks(self) -> int:
-        """Return how many tasks are alive."""
-        return len(self._tasks)
-
     def spawn(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
         """Run `work` once inside this scope."""
         task = self._group.create_task(self._once(work, name), name=f"{self._name}.{name}")

@@ -15,7 +15,7 @@ from distqatd.config.layers import (
     source_layer,
 )
 from distqatd.config.problems import config_error
-from distqatd.config.sections import RUN_WIDE, Config
+from distqatd.config.sections import Config
 from distqatd.config.tree import leaves, section_type
 
 
@@ -97,8 +97,3 @@ def _take_origins(origins: dict[str, str], layer: Layer) -> None:
 
 
 _LEAVES = frozenset(leaf.path for leaf in leaves())
-
-
-def given_run_keys(origins: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the dotted run-wide paths that some source gave; empty: take all from the swarm."""
-    return tuple(sorted(p for p in origins if p in _LEAVES and p.split(".")[0] in RUN_WIDE))

@@ -287,13 +287,20 @@ class HostedExpert:
         """Return the last step of a session that was applied here, if we remember."""
         return m.DrivesReply(drives=False, decided=self._decisions.get(session))
 
+    @property
+    def is_unused(self) -> bool:
+        """Return whether no step comes here soon: nobody trains it, or who does waits elsewhere."""
+        return self.session is None or self.session.awaits_round
+
     async def round_over(self, call: m.AskCall) -> m.Standing:
         """Return where the expert stands once no round is due or running.
+
+        The trainer asks every stage of its route: also ours may take a round meanwhile.
 
         Raises:
             StepAborted: it is not in this session.
         """
-        self._session(call.session)
+        self._session(call.session).awaits_round = True
         await self._gate.until(lambda: not self._gate.is_paused, "the round to end")
         return self.standing()
 

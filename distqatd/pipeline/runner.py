@@ -95,9 +95,10 @@ class RouteRunner:
 
     @property
     def round_is_next(self) -> bool:
-        """Return whether the decided step is the last before an outer step of some stage."""
+        """Return whether some stage has a round before it takes a step after the decided one."""
         pending = 1 if self._decided is not None else 0
-        return any(s.steps_to_round - pending <= 0 for s in self.standings.values())
+        stages = self.standings.values()
+        return any(s.in_round or s.steps_to_round - pending <= 0 for s in stages)
 
     def lost(self, peer_id: PeerId, reason: str) -> None:
         """Take note that the link to a peer broke; a step through it fails if it is gone."""

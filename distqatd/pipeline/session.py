@@ -33,6 +33,7 @@ class Session:
         done: microbatches of the open step whose backward has finished.
         is_short: our device has run out of memory in it.
         is_shrunk: fewer microbatches are let in since.
+        awaits_round: the trainer waits for a round of some stage: no step comes before that.
     """
 
     id: SessionId
@@ -48,6 +49,7 @@ class Session:
     done: set[int] = field(default_factory=set)
     is_short: bool = False
     is_shrunk: bool = False
+    awaits_round: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -84,6 +86,7 @@ class Session:
     def start(self, microbatch: int) -> None:
         """Note that work on a microbatch of the open step has begun."""
         self.started.add(microbatch)
+        self.awaits_round = False
 
     def finish(self, microbatch: int) -> None:
         """Note that the microbatch's backward is done here."""

@@ -47,6 +47,7 @@ class ExpertRounds:
         self._hosted = hosted
         self._slot = slot
         self._publish = publish
+        self._heard_of = 0
         self.is_running = False
         self.ended = asyncio.Event()
 
@@ -55,6 +56,7 @@ class ExpertRounds:
         hosted = self._hosted
         while True:
             await hosted.round_due.wait()
+            was_at = hosted.expert.outer_step
             try:
                 async with hosted.pause():
                     await self._round()
@@ -65,6 +67,10 @@ class ExpertRounds:
             finally:
                 self.is_running = False
                 self.ended.set()
+            if was_at < hosted.expert.outer_step < self._heard_of:
+                # The others opened, and perhaps ended, their next round while we took over the
+                # state before it: nobody tells us again.
+                hosted.round_due.set()
             self._publish()
 
     # --- who counts
@@ -115,7 +121,7 @@ class ExpertRounds:
 
         If it is past our next one we were left behind, and what we train is of no use.
         """
-        hosted = self._hosted
+        hosted, self._heard_of = self._hosted, outer_step
         if outer_step <= hosted.expert.outer_step:
             return
         if outer_step > hosted.expert.outer_step + 1:
@@ -126,15 +132,17 @@ class ExpertRounds:
         self._join_when_idle(outer_step, now + max(0.0, seconds_left - margin_s))
 
     def _join_when_idle(self, outer_step: int, latest_at: float) -> None:
-        """Join once no trainer has a session here, or at `latest_at`.
+        """Join once no trainer uses us, or at `latest_at`.
 
         A trainer may leave any time, as when we drain: the others should not wait longer then.
+        Nor while it waits for a round of another stage: that one may wait for a pipeline which
+        waits for this round, where a spare that stands in is not at the same step as its route.
         """
         hosted, loop = self._hosted, asyncio.get_running_loop()
         left_s = latest_at - loop.time()
         if outer_step != hosted.expert.outer_step + 1 or hosted.round_due.is_set():
             return
-        if hosted.session is None or left_s <= 0:
+        if hosted.is_unused or left_s <= 0:
             hosted.round_due.set()
         else:
             loop.call_later(min(left_s, IDLE_POLL_S), self._join_when_idle, outer_step, latest_at)

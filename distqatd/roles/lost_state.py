@@ -17,14 +17,14 @@ async def may_come_back(context: Context, stage: str, outer_step: int) -> Decisi
     """Decide whether somebody out of reach may hold the stage beyond `outer_step`.
 
     A machine that says that no daemon listens there has lost its daemon, and the state with it;
-    one that says nothing may be cut off.
+    one that says nothing may be cut off. We hold nothing ourselves: we are the one who asks.
     """
     seen, _ = context.directory.advanced_at.get(stage, (0, 0.0))
     if seen <= outer_step:
         return Decision(value=False, reason=f"nobody was seen past outer step {outer_step}")
     silent: set[PeerId] = set()
     async with asyncio.TaskGroup() as tasks:
-        for peer in sorted(context.directory.holders.get(stage, frozenset())):
+        for peer in sorted(context.directory.holders.get(stage, frozenset()) - {context.peer_id}):
             tasks.create_task(_note_silent(context, peer, silent))
     if not silent:
         return Decision(value=False, reason=f"all who were at outer step {seen} are gone")

@@ -95,8 +95,9 @@ class JobSteps:
         job.news.clear()
         job.due.set()
         await job.news.wait()
-        is_useful = job.over is not None or (job.leases.current is not None and bool(job.route))
-        if not is_useful:
+        is_done = job.runner is not None and self._is_done(job.runner)
+        can_train = job.leases.current is not None and bool(job.route) and not is_done
+        if job.over is None and not can_train:
             await asyncio.sleep(ASK_AGAIN_S)
 
     # --- the route
@@ -117,6 +118,8 @@ class JobSteps:
         self._drivers.driven.add(runner.session)
         await runner.settle(job.unsettled)
         self._skip(lease, await runner.open(lease.next, lease.end))
+        if runner.round_is_next:
+            await runner.wait_round()
         job.progress.route = tuple(hop.uid for hop in runner.route)
         job.progress.outer_step = runner.outer_step
         context.events.emit(

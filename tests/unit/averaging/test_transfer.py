@@ -1,7 +1,6 @@
 """Transfers of plain bytes, as a mirror makes them: slots, donors that leave, goes on, progress."""
 
 import asyncio
-import contextlib
 import hashlib
 
 import pytest
@@ -240,25 +239,46 @@ def test_who_asks_for_all_parts_gets_what_was_trained_longest():
     on_virtual_time(scenario())
 
 
-def expected(number):
-    """Return the refusal that is due once as many states are held as may be."""
-    if number < MAX_STATES_HELD - 1:
-        return contextlib.nullcontext()
-    return pytest.raises(CheckpointError, match="older states are being fetched")
-
-
-def test_states_in_use_are_not_let_go_for_newer_ones():
+def test_who_only_looks_at_newer_states_neither_takes_one_away_nor_is_refused():
     async def scenario():
         swarm = Swarm(1, chunk_s=3.0)
         async with asyncio.TaskGroup() as tasks:
             first = tasks.create_task(swarm.fetch("first"))
             await asyncio.sleep(4.0)
-            for number in range(8):
+            for number in range(2 * MAX_STATES_HELD):
                 swarm.state = state(4 + number, seed=number)
                 rpc, events = swarm.joiner(f"look{number}")
-                with expected(number):
-                    await StateFetch(rpc, events, Wanted()).offers(swarm.donors)
+                offers = await StateFetch(rpc, events, Wanted()).offers(swarm.donors)
+                assert offers[0].manifest.outer_step == 4 + number
         assert first.result().outer_step == 3
+
+    on_virtual_time(scenario())
+
+
+def test_a_joiner_that_has_its_state_makes_room_for_the_next_one():
+    """A stage whose rounds take seconds has a new state whenever it is asked."""
+
+    async def scenario():
+        swarm = Swarm(1, num_slots=2 * MAX_STATES_HELD)
+        for number in range(2 * MAX_STATES_HELD):
+            swarm.state = state(4 + number, seed=number)
+            assert (await swarm.fetch(f"j{number}")).outer_step == 4 + number
+
+    on_virtual_time(scenario())
+
+
+def test_no_more_states_are_held_than_may_be_while_all_are_fetched():
+    async def scenario():
+        swarm = Swarm(1, num_slots=2 * MAX_STATES_HELD, chunk_s=3.0)
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(MAX_STATES_HELD):
+                swarm.state = state(4 + number, seed=number)
+                tasks.create_task(swarm.fetch(f"j{number}"))
+                await asyncio.sleep(4.0)  # the first chunk has been asked for
+            swarm.state = state(100)
+            with pytest.raises(CheckpointError, match="older states are being fetched"):
+                await swarm.fetch("late")
+        assert (await swarm.fetch("later")).outer_step == 100
 
     on_virtual_time(scenario())
 

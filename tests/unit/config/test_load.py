@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.layers import Layer, Override, override_layer, presets, set_override
-from distqatd.config.load import given_run_keys, load, merge
+from distqatd.config.load import load, merge
 from distqatd.config.sections import Config
 from distqatd.config.text import parse_file
 from distqatd.config.tree import leaves
@@ -179,12 +179,6 @@ def test_a_set_that_is_not_key_and_value_is_refused(text: str) -> None:
 def test_overrides_inside_each_other_are_refused() -> None:
     with pytest.raises(ConfigError, match="already given"):
         override_layer("x", [Override("seed", 1, "--seed"), Override("seed.x", 1, "--set seed.x")])
-
-
-def test_only_run_wide_keys_that_were_given_are_named(tmp_path: Path) -> None:
-    name = write(tmp_path, "diloco: {inner_steps: 3}\nnetwork: {port: 0}\n")
-    assert given_run_keys(load([name]).origins) == ("diloco.inner_steps",)
-    assert given_run_keys({}) == ()
 
 
 @settings(max_examples=60)

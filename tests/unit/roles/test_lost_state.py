@@ -19,7 +19,7 @@ def seen(answers):
     directory = SimpleNamespace(
         advanced_at={"back": (3, 0.0)}, holders={"back": {*answers}}, knock=knock
     )
-    return SimpleNamespace(directory=directory)
+    return SimpleNamespace(directory=directory, peer_id="us")
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,7 @@ def seen(answers):
         ({"a": NothingListens("refused"), "b": NothingListens("refused")}, 0, False),
         ({"a": NothingListens("refused"), "b": DialError("no answer")}, 0, True),
         ({"a": None}, 0, False),  # it lives, and has said already what it serves
+        ({"us": DialError("ourselves")}, 0, False),  # we hold it no more, or would not ask
         ({"a": DialError("no answer")}, 3, False),  # nobody knows more than we do
     ],
 )
