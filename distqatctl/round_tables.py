@@ -16,7 +16,7 @@ def show_rounds(out: Console, rounds: r.Rounds) -> None:
     for record in rounds.rounds:
         row(
             shown,
-            record.outer_step,
+            number(record),
             record.stage,
             mark(record.outcome, good=record.outcome == "committed"),
             len(record.members),
@@ -32,6 +32,12 @@ def show_rounds(out: Console, rounds: r.Rounds) -> None:
         out.print(cell(wait_line(wait)))
     if rounds.eval is not None:
         out.print(eval_line(rounds.eval))
+
+
+def number(record: r.Round) -> str:
+    """Return which outer step a round was about, and which fragment where it took one."""
+    part = f" (fragment {record.fragment})" if record.fragment is not None else ""
+    return f"{record.outer_step}{part}"
 
 
 def slicing_lines(rounds: Sequence[r.Round]) -> list[str]:

@@ -12,6 +12,7 @@ class Round(Part):
 
     `weights` are the samples of each member; `shares` the parts of the vector that each one
     reduced, `bandwidths` what they had measured of their lines, bytes/s, `slicing` why.
+    `fragment` is the part of the stage that it was about, null for all of it.
     """
 
     outer_step: int
@@ -27,6 +28,7 @@ class Round(Part):
     shares: dict[str, float] = Field(default_factory=dict)
     bandwidths: dict[str, float] = Field(default_factory=dict)
     slicing: str = ""
+    fragment: int | None = None
 
 
 class RoundWait(Part):

@@ -154,7 +154,8 @@ class Averager:
             seat.committed = (committed.outer_step, committed.members)
             seat.kept.forget()
             if committed.norms:
-                seat.norms.append(statistics.median(committed.norms))
+                fragment = self._tools.fragment(contribution.outer_step)
+                seat.measured(fragment, statistics.median(committed.norms))
         except RoundAborted as error:
             self._note(seat, contribution.outer_step + 1, str(error), now() - began)
             raise
@@ -275,6 +276,7 @@ class Averager:
             shares=plan.shares if plan is not None else {},
             bandwidths=plan.bandwidths if plan is not None else {},
             slicing=explain(plan.shares, plan.bandwidths) if plan is not None else "",
+            fragment=self._tools.fragment(outer_step - 1),
         )
         self._records.append(record)
         self._tools.events.emit(

@@ -112,7 +112,8 @@ class RoundRecord:
     `weights` are shares of the mean; `missing` are members of the roster that took no part;
     `duplicated` counts batches that more than one member had trained on, 0 unless it committed.
     `shares` are the parts of the vector that members owned, `bandwidths` what they had said of
-    their lines, bytes/s, and `slicing` why the one follows from the other.
+    their lines, bytes/s, and `slicing` why the one follows from the other. `fragment` is the part
+    of the stage that it was about, None for all of it.
     """
 
     outer_step: int
@@ -130,3 +131,4 @@ class RoundRecord:
     shares: dict[ExpertUid, float] = field(default_factory=dict)
     bandwidths: dict[ExpertUid, float] = field(default_factory=dict)
     slicing: str = ""
+    fragment: int | None = None

@@ -47,7 +47,8 @@ class Seat:
         finished: outer step of the last anchor that a committed round has left behind.
         arrivals_s: of past rounds it led, for the adaptive grace.
         committed: last outer step taken here and who took it.
-        norms: median length of the contributions in past rounds, where it was measured.
+        norms: median length of the contributions in past rounds, where it was measured, by the
+            fragment that they took.
         heard: the highest outer step a member said it has, who it was, and when.
         invitation: the last round that another leader opened.
         kept: means that were voted for here and may have been chosen.
@@ -65,7 +66,7 @@ class Seat:
     finished: int = -1
     arrivals_s: deque[float] = field(default_factory=lambda: deque(maxlen=64))
     committed: tuple[int, tuple[ExpertUid, ...]] = (-1, ())
-    norms: deque[float] = field(default_factory=lambda: deque(maxlen=MAX_PAST_NORMS))
+    norms: dict[int | None, deque[float]] = field(default_factory=dict)
     heard: tuple[int, ExpertUid, float] | None = None
     invitation: Invitation | None = None
     kept: KeptMeans = field(default_factory=KeptMeans)
@@ -77,6 +78,10 @@ class Seat:
         self.chosen[chosen.value.key] = chosen
         while len(self.chosen) > MAX_CHOSEN:
             self.chosen.popitem(last=False)
+
+    def measured(self, fragment: int | None, norm: float) -> None:
+        """Note the median length of the contributions to a round of a fragment; None: of all."""
+        self.norms.setdefault(fragment, deque(maxlen=MAX_PAST_NORMS)).append(norm)
 
     def invited(self, outer_step: int, anchor_digest: str, now: float) -> Invitation | None:
         """Return the open round of another leader that an expert with this anchor may join."""

@@ -114,7 +114,7 @@ class RoundService:
         grace = grace_s(seat.arrivals_s, config.averaging_timeout)
         if first.attempt:
             grace = retry_grace_s(grace, self._tools.margin_s)
-        norms = tuple(seat.norms)
+        norms = tuple(seat.norms.get(self._tools.fragment(first.outer_step), ()))
         terms = Terms(
             config.averaging_timeout, grace.value, config.quorum, config.codec, None, norms
         )

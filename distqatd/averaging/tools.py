@@ -10,6 +10,7 @@ from distqatd.averaging.plan import margin_s
 from distqatd.base.events import EventLog
 from distqatd.base.rng import Rng
 from distqatd.compute.executor import Executor
+from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig
 from distqatd.net.rpc import Rpc
 
@@ -31,6 +32,10 @@ class Tools:
     def margin_s(self) -> float:
         """Return the time kept free for one exchange of small messages."""
         return margin_s(self.config.averaging_timeout)
+
+    def fragment(self, outer_step: int) -> int | None:
+        """Return which part of a stage a round on the anchor of `outer_step` takes; None: all."""
+        return RunSchedule(self.config).fragment(outer_step)
 
 
 def now() -> float:

@@ -1,7 +1,7 @@
 """A stage with its anchor: what a round takes from it, gives to it, and leaves for joiners."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,11 +17,13 @@ from distqatd.compute.gradients import drop_grads
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
 from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
+from distqatd.compute.work import Own, Work, read_own
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.models.units import Stage
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
+from distqatd.optim.fragments import Fragments
 from distqatd.optim.inner import clip
 from distqatd.optim.outer import OuterOptimizer, pseudo_gradient, state_names
 
@@ -31,13 +33,14 @@ KEEP_INNER_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Loadable:
-    """A snapshot that was found to fit, read; `inner_step` is None if it does not say."""
+    """A snapshot that was found to fit, read; `inner_step` and `own` are None if it has none."""
 
     snapshot: Snapshot
     batches: IntervalSet
     inner: InnerState
     inner_step: int | None
     rest: Tensor | None = None
+    own: Own | None = None
 
 
 class AnchoredStage:
@@ -46,6 +49,7 @@ class AnchoredStage:
     Attributes:
         layout: how the stage lies in a flat vector.
         layout_digest: of the layout.
+        fragments: what outer steps take of the parameters, one after the other.
         inner: updates the stage.
         snapshot: the committed state; immutable, may be read from any thread.
     """
@@ -61,10 +65,11 @@ class AnchoredStage:
         """Make the state of `stage` the anchor of outer step 0.
 
         Raises:
-            ConfigError: the stage has no trainable parameters.
+            ConfigError: the stage has no trainable parameters, or fewer than fragments.
         """
         self.layout = FlatLayout(stage)
         self.layout_digest = self.layout.digest()
+        self.fragments = Fragments(self.layout, schedule.num_fragments)
         self.inner = InnerOptimizer(stage.parameters(), inner)
         self._stage = stage
         self._outer = OuterOptimizer(outer, self.layout.num_params)
@@ -76,7 +81,15 @@ class AnchoredStage:
         self._inner_wanted_until = -math.inf
         self._gathered = Gathered(stage.parameters())
         self._position = 0.0
-        self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, inner_step=0)
+        self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, 0, None)
+
+    def fragment(self, outer_step: int) -> int | None:
+        """Return which fragment the outer step on the anchor of `outer_step` takes; None: all."""
+        return self._schedule.fragment(outer_step)
+
+    def taken_by(self, outer_step: int) -> Sequence[int]:
+        """Return the numbers of the fragments that the outer step on this anchor takes."""
+        return self.fragments.numbers(self.fragment(outer_step))
 
     def keep_inner_state(self) -> None:
         """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
@@ -142,37 +155,58 @@ class AnchoredStage:
         batches: IntervalSet,
         inner_step: int,
         rest: Tensor | None,
-        voters: tuple[str, ...] = (),
+        voters: tuple[str, ...],
+        work: Work,
     ) -> None:
         """Apply an outer step to the anchor and make it the stage's state and the snapshot.
 
+        Where it takes a fragment, the parameters of the others stay as they are.
+
         Args:
-            mean: mean of the members' differences.
+            mean: mean of the members' differences, of the fragment that the step takes.
             outer_step: the one this makes.
             int_buffers: maximum over the members.
             batches: all batches inside the new anchor.
             inner_step: inner steps applied here so far.
             rest: what a codec took from our difference.
             voters: who decides the next outer step.
+            work: what the stage has trained that is not in the whole new anchor.
 
         Raises:
             NonFinite: the mean has NaN or infinite values. Nothing was changed.
             CheckpointError: the mean has another length. Nothing was changed.
         """
-        if not self.layout.is_sound(mean):
+        fragment = self.fragment(outer_step - 1)
+        whole = self.fragments.put(mean, fragment)
+        if not self.layout.is_sound(whole):
             raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
-        num_params = self.layout.num_params
-        anchor = self.layout.from_exchange(mean)
-        old_anchor = self.snapshot.tensors["anchor"]
-        rule = self._schedule.outer_rule(outer_step - 1)
-        count = outer_step - self._schedule.num_warm_start
-        anchor[:num_params] = self._outer.step(
-            old_anchor[:num_params], anchor[:num_params], rule, count
-        )
-        self.layout.scatter(self._stage, anchor)
+        span = self.fragments.span(fragment)
+        anchor = self._stepped(whole, outer_step - 1, span)
+        self._adopt(anchor, span)
         self.layout.scatter_ints(self._stage, int_buffers)
-        self._feedback.settle(rest)
-        self.snapshot = self._made(anchor, outer_step, batches, inner_step, voters)
+        self._feedback.settle(rest, span)
+        self.snapshot = self._made(anchor, outer_step, batches, inner_step, work, voters)
+
+    def _stepped(self, mean: Tensor, outer_step: int, span: slice) -> Tensor:
+        """Return the anchor after the outer step on that of `outer_step`; the mean has form X."""
+        num_params, old = self.layout.num_params, self.snapshot.tensors["anchor"]
+        anchor = self.layout.from_exchange(mean)
+        rule = self._schedule.outer_rule(outer_step)
+        count = self._schedule.outer_count(outer_step)
+        part = self._outer.step(old[span], anchor[span], rule, count, span)
+        if part.numel() < num_params:
+            anchor[:num_params] = old[:num_params]
+        anchor[span] = part
+        return anchor
+
+    def _adopt(self, anchor: Tensor, span: slice) -> None:
+        """Make the anchor's part at `span`, and its buffers, those of the stage."""
+        num_params = self.layout.num_params
+        local = anchor
+        if span != slice(0, num_params):
+            local = self.layout.gather(self._stage)
+            local[span], local[num_params:] = anchor[span], anchor[num_params:]
+        self.layout.scatter(self._stage, local)
 
     def read(self, snapshot: Snapshot) -> Loadable:
         """Check that a snapshot fits this stage; nothing is changed.
@@ -183,17 +217,20 @@ class AnchoredStage:
         check_snapshot(snapshot, self.layout, self._outer_names)
         batches, inner_step = read_batches(snapshot), read_inner_step(snapshot)
         rest = self._feedback.read(snapshot.tensors)
-        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step, rest)
+        own = read_own(snapshot, self.layout.num_elements, len(self.fragments))
+        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step, rest, own)
 
     def load(self, loadable: Loadable) -> None:
         """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
         snapshot = loadable.snapshot
         self._gathered.drop()
         self._outer.load_state(snapshot.tensors)
-        self.layout.scatter(self._stage, snapshot.tensors["anchor"])
+        own = loadable.own
+        local = snapshot.tensors["anchor"] if own is None else own.local
+        self.layout.scatter(self._stage, local)
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.inner.restart(loadable.inner)
-        self._feedback.settle(loadable.rest)
+        self._feedback.load(loadable.rest)
         self.snapshot = snapshot
 
     def catch_up(
@@ -211,21 +248,30 @@ class AnchoredStage:
         """
         mine = contributed.batches if contributed is not None else NO_BATCHES
         carried = carry(book, mine, loadable.batches).value
-        if not carried.kept:
+        if not self.goes_on(carried):
             return carried
         try:
             difference = self.difference()
         except NonFinite:
-            return Carried(NO_BATCHES, book.everything().minus(loadable.batches))
+            dropped = book.everything().minus(loadable.batches)
+            return Carried(NO_BATCHES, dropped, is_mixed=True)
         if carried.is_since_contribution and contributed is not None:
-            difference -= contributed.pseudo_gradient
+            fragment = self.fragment(contributed.outer_step)
+            difference -= self.fragments.put(contributed.pseudo_gradient, fragment)
         self._move(loadable, difference)
         return carried
 
-    def shift(self, difference: Tensor) -> None:
-        """Make the stage its anchor less a difference as `difference` returns it."""
-        local, num_params = self.snapshot.tensors["anchor"].clone(), self.layout.num_params
-        local[:num_params] -= difference[:num_params]
+    def goes_on(self, carried: Carried) -> bool:
+        """Return whether the parameters hold anything that a newer anchor has not taken."""
+        return bool(carried.kept) or (len(self.fragments) > 1 and not carried.is_mixed)
+
+    def train_on(self, made: Contribution, inside: Contribution) -> None:
+        """Put what two contributions to one outer step differ by on top of it."""
+        span = self.fragments.span(self.fragment(inside.outer_step))
+        num_params = span.stop - span.start
+        since = made.pseudo_gradient[:num_params] - inside.pseudo_gradient[:num_params]
+        local = self.layout.gather(self._stage)
+        local[span] = self.snapshot.tensors["anchor"][span] - since
         self.layout.scatter(self._stage, local)
 
     def _move(self, loadable: Loadable, difference: Tensor) -> None:
@@ -233,7 +279,9 @@ class AnchoredStage:
         self.snapshot = loadable.snapshot
         self._outer.load_state(self.snapshot.tensors)
         self._feedback.clear()  # it is in the difference
-        self.shift(difference)
+        local, num_params = self.snapshot.tensors["anchor"].clone(), self.layout.num_params
+        local[:num_params] -= difference[:num_params]
+        self.layout.scatter(self._stage, local)
         self.layout.scatter_ints(self._stage, self.snapshot.meta.get("int_buffers", {}))
 
     def _made(
@@ -242,6 +290,7 @@ class AnchoredStage:
         outer_step: int,
         batches: IntervalSet,
         inner_step: int,
+        work: Work | None,
         voters: tuple[str, ...] = (),
     ) -> Snapshot:
         tensors = {"anchor": anchor, **self._outer.state_tensors()}
@@ -252,4 +301,7 @@ class AnchoredStage:
         if not inner_step or self._timer() < self._inner_wanted_until:
             tensors |= self.inner.tensors() | self._feedback.tensors()
             meta |= {"inner": self.inner.holders(), "inner_step": inner_step}
+            if work is not None and len(self.fragments) > 1:
+                own = Own(self.layout.gather(self._stage), work)
+                tensors, meta = tensors | own.tensors(), meta | own.meta()
         return Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta)

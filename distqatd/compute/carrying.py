@@ -4,6 +4,9 @@ A replica that missed an outer step (its round aborted, it hung, its leader died
 that no anchor holds. They are a difference between its anchor and its parameters, and they may as
 well be a difference to the newer anchor: as in any round, all replicas differ from the anchor by
 what they have trained. Only what the newer anchor holds already must not count again.
+
+Where outer steps take fragments, the parameters also hold the other fragments' part of batches that
+are inside the anchor. It goes along too, also where no batch does.
 """
 
 from dataclasses import dataclass
@@ -21,11 +24,13 @@ class Carried:
         kept: batches whose work goes along.
         dropped: batches whose work is in no anchor any more; nothing but training brings it back.
         is_since_contribution: only what came after the last contribution goes along.
+        is_mixed: the newer anchor holds a part that cannot be told from the rest.
     """
 
     kept: IntervalSet
     dropped: IntervalSet
     is_since_contribution: bool = False
+    is_mixed: bool = False
 
 
 def carry(book: BatchBook, contributed: IntervalSet, inside: IntervalSet) -> Decision[Carried]:
@@ -47,4 +52,4 @@ def carry(book: BatchBook, contributed: IntervalSet, inside: IntervalSet) -> Dec
         return Decision(Carried(rest, lost_anchor, is_since_contribution=True), reason)
     dropped = lost_anchor.union(book.local.minus(inside))
     reason = f"the newer anchor holds {len(taken)} of {len(book.local)} local batches: none is kept"
-    return Decision(Carried(IntervalSet(), dropped), reason)
+    return Decision(Carried(IntervalSet(), dropped, is_mixed=True), reason)

@@ -29,14 +29,16 @@ from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
 from distqatd.compute.snapshots import read_voters
 from distqatd.compute.stash import Tensors
-from distqatd.compute.tally import Counted, Tally
+from distqatd.compute.stepping import Stepping
+from distqatd.compute.tally import Tally
+from distqatd.compute.work import Work
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
 from distqatd.models.units import Stage
 
 
-class Expert(Counted):
+class Expert(Stepping):
     """One replica of a stage, all it trains with, and its `pace`: steps for each one of the run."""
 
     def __init__(  # noqa: PLR0913  built in one place, by the expert role
@@ -73,22 +75,18 @@ class Expert(Counted):
         Raises:
             ConfigError: the stage has no trainable parameters.
         """
-        self.uid = uid
         self.device = torch.device(device)
         self.stage = stage.to(self.device).train()
         schedule = schedule or RunSchedule(DilocoConfig(inner_optim=inner, outer_optim=outer))
         self._anchored = AnchoredStage(stage, inner, outer, timer, schedule)
         self.layout = self._anchored.layout
         self.layout_digest = self._anchored.layout_digest
-        self._task = task
-        self._timer = timer
         self.pace = 1.0
-        self._passes = Passes(
-            stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first
-        )
+        passes = Passes(stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first)
+        params = [param for param in stage.parameters() if param.requires_grad]
+        tally = Tally(work=Work((0,) * len(self._anchored.fragments)))
+        super().__init__(uid, passes, params, tally, task, timer)
         self._evaluate = AnchorForward(stage, self.layout)
-        self._params = [param for param in stage.parameters() if param.requires_grad]
-        self._tally = Tally()
         self._contributed: Contribution | None = None
 
     @property
@@ -100,69 +98,6 @@ class Expert(Counted):
     def anchor_digest(self) -> str:
         """Return the digest of the anchor."""
         return self._anchored.snapshot.anchor_digest
-
-    @property
-    def stash_bytes(self) -> int:
-        """Return the bytes that microbatches hold between forward and backward."""
-        return self._passes.stash_bytes
-
-    @property
-    def step_is_open(self) -> bool:
-        """Return whether an inner step has begun and was neither applied nor aborted."""
-        return self._passes.is_open
-
-    def forward(self, microbatch: int, inputs: Tensors, rng_seed: int) -> Tensors:
-        """Run the stage on a microbatch and keep what its backward needs.
-
-        Inputs are kept by reference until then: do not write to them.
-
-        Raises:
-            ComputeError: this microbatch of the open step was forwarded before.
-        """
-        began = self._timer()
-        outputs = self._passes.forward(microbatch, inputs, rng_seed)
-        self._tally.worked(self._timer() - began)
-        return outputs
-
-    def backward(
-        self, microbatch: int, grads: tuple[Tensor | None, ...]
-    ) -> tuple[Tensor | None, ...]:
-        """Add this microbatch's gradients to the open step; return those of its inputs.
-
-        Integer inputs, and all inputs of the first stage, get None.
-
-        Raises:
-            StepAborted: the microbatch does not wait here.
-            ComputeError: number or shape of `grads` do not fit. The step must be aborted.
-        """
-        began = self._timer()
-        input_grads = self._passes.backward(microbatch, grads)
-        self._tally.worked(self._timer() - began)
-        return input_grads
-
-    def loss_backward(
-        self, microbatch: int, inputs: Tensors, targets: Tensors, scale: float, rng_seed: int
-    ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
-        """Run the last stage, compute the loss, go backward from `loss * scale`.
-
-        Args:
-            microbatch: its number, for messages.
-            inputs: as in `forward`.
-            targets: what the task compares outputs with.
-            scale: samples of the microbatch / samples of the step, so that gradients add up to
-                those of the unsplit batch.
-            rng_seed: as in `forward`.
-
-        Raises:
-            NonFinite: the loss is; nothing was added. Abort the step: at other stages too.
-            ComputeError: this expert has no task.
-        """
-        if self._task is None:
-            raise ComputeError(f"{self.uid} has no task; microbatch {microbatch} needs a loss")
-        began = self._timer()
-        result = self._passes.loss_backward(self._task, inputs, targets, scale, rng_seed)
-        self._tally.worked(self._timer() - began)
-        return result
 
     def apply(self, num_samples: int, batch: int | None = None) -> ApplyResult:
         """End the open step with an update of the parameters.
@@ -203,11 +138,6 @@ class Expert(Counted):
         if was_open and not all(bool(torch.isfinite(param).all()) for param in self._params):
             self._go_back()
 
-    def _drop_step(self) -> None:
-        self._passes.abort()
-        drop_grads(self._params)
-        self._tally.dropped()
-
     def evaluate(self, inputs: Tensors, *, anchor: bool = True) -> Tensors:
         """Run the stage in eval mode; training state is left alone. Outputs are on the device."""
         moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
@@ -224,17 +154,19 @@ class Expert(Counted):
         except NonFinite as error:
             self._go_back()
             raise NonFinite(f"{self.uid} went back to its anchor: {error}") from error
+        fragments, fragment = self._anchored.fragments, self._anchored.fragment(self.outer_step)
+        num_left_out = fragments.num_left_out(fragment)
         self._contributed = Contribution(
-            pseudo_gradient=values,
-            samples=self.samples_since_anchor,
+            pseudo_gradient=fragments.take(values, fragment),
+            samples=self._tally.work.weight(fragments.numbers(fragment)),
             outer_step=self.outer_step,
             anchor_digest=self.anchor_digest,
             int_buffers=self.layout.gather_ints(self.stage),
             batches=self.book.local,
             steps=self.steps_since_anchor,
-            num_coded=self.layout.num_params,
+            num_coded=self.layout.num_params - num_left_out,
             voters=read_voters(self.snapshot()),
-            num_averaged=self.layout.num_averaged,
+            num_averaged=self.layout.num_averaged - num_left_out,
         )
         return self._contributed
 
@@ -250,6 +182,7 @@ class Expert(Counted):
         """Apply the outer step to the anchor, make it the local state, return its digest.
 
         The inner optimizer keeps its state, as in DiLoCo; counters since the anchor start at 0.
+        Where the step takes a fragment, that holds for this fragment and for buffers only.
 
         Args:
             mean: weighted mean of the members' contributions; same form.
@@ -265,17 +198,21 @@ class Expert(Counted):
             CheckpointError: the mean has another length.
         """
         self._check_next(outer_step)
-        inside = self.book.committed(batches).anchor
-        step = self.inner_step
-        self._anchored.commit(mean, outer_step, int_buffers, inside, step, rest, voters)
-        self._start_over(inside)
+        inside, step = self.book.committed(batches).anchor, self.inner_step
+        numbers, work = self._anchored.taken_by(outer_step - 1), self._tally.work
+        work = work.less(numbers, work.weight(numbers), work.steps)
+        self._anchored.commit(mean, outer_step, int_buffers, inside, step, rest, voters, work)
+        self._start_over(inside, work)
         return self.anchor_digest
 
     def train_on(self, made: Contribution, inside: Contribution) -> None:
         """Put what was trained from `inside` to `made` on top of the anchor that holds `inside`."""
-        self._anchored.shift(made.pseudo_gradient - inside.pseudo_gradient)
+        self._anchored.train_on(made, inside)
+        numbers = self._anchored.taken_by(inside.outer_step)
+        num_samples, num_steps = made.samples - inside.samples, made.steps - inside.steps
+        work = self._tally.work.less(numbers, -num_samples, -num_steps)
         book = BatchBook(self.book.anchor, made.batches.minus(inside.batches))
-        self._tally.anchored(book, made.samples - inside.samples, made.steps - inside.steps)
+        self._tally.anchored(book, work)
 
     def snapshot(self) -> Snapshot:
         """Return the state at the last committed outer step; immutable."""
@@ -303,6 +240,8 @@ class Expert(Counted):
         if loadable.inner_step is not None:
             self._tally.inner_step = loadable.inner_step
         self._start_over(loadable.batches)
+        if (own := loadable.own) is not None:
+            self._tally.anchored(BatchBook(loadable.batches, own.batches), own.work)
 
     def catch_up(self, snapshot: Snapshot) -> Carried:
         """Take over a newer anchor, and keep what we have trained that is not inside it.
@@ -315,31 +254,24 @@ class Expert(Counted):
         loadable, mine = self._anchored.read(snapshot), self._contributed
         self._drop_step()
         carried = self._anchored.catch_up(loadable, self.book, mine)
-        if not carried.kept:
+        if not self._anchored.goes_on(carried):
             self.load(snapshot)
             return carried
-        num_samples, num_steps = self.samples_since_anchor, self.steps_since_anchor
+        work = self._tally.work
         if carried.is_since_contribution and mine is not None:
-            num_samples, num_steps = num_samples - mine.samples, num_steps - mine.steps
+            work = work.less(self._anchored.taken_by(mine.outer_step), mine.samples, mine.steps)
         self._start_over(loadable.batches)
-        self._tally.anchored(BatchBook(loadable.batches, carried.kept), num_samples, num_steps)
+        self._tally.anchored(BatchBook(loadable.batches, carried.kept), work)
         return carried
 
     def _go_back(self) -> None:
         self.load(self.snapshot())
         self._tally.num_divergences += 1
 
-    def _start_over(self, batches: IntervalSet) -> None:
+    def _start_over(self, batches: IntervalSet, work: Work | None = None) -> None:
         self._contributed = None
         self._evaluate.forget()
-        self._tally.anchored(BatchBook(batches))
-
-    def _check_complete(self) -> None:
-        if not self._passes.is_open:
-            raise ComputeError(f"{self.uid} has no open inner step to apply")
-        if self._passes.num_waiting:
-            num = self._passes.num_waiting
-            raise ComputeError(f"{num} microbatches of {self.uid} wait for their backward")
+        self._tally.anchored(BatchBook(batches), work)
 
     def _check_next(self, outer_step: int) -> None:
         if self._passes.is_open:

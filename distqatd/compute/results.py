@@ -11,7 +11,8 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES
 
 INNER_PREFIX = "inner."
-INNER_META = ("inner", "inner_step")
+OWN = "own"
+INNER_META = ("inner", "inner_step", OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +50,11 @@ class Contribution:
     """What this expert brings to a round.
 
     Attributes:
-        pseudo_gradient: flat float32 on the CPU, own memory: anchor - local for parameters, then
-            buffers as `FlatLayout.to_exchange` lays them out. The weighted mean of the members'
-            is what `commit_outer` takes.
-        samples: its weight; 0 if nothing was applied since the anchor.
+        pseudo_gradient: flat float32 on the CPU, own memory: anchor - local for the parameters
+            of the fragment that the round takes, or of all, then buffers as
+            `FlatLayout.to_exchange` lays them out. The weighted mean of the members' is what
+            `commit_outer` takes.
+        samples: its weight; 0 if nothing was applied since the fragment was last taken.
         outer_step: of the anchor it is relative to; the round makes outer_step + 1.
         anchor_digest: of that anchor.
         int_buffers: integer buffers by name; the round takes the maximum of each.
@@ -91,7 +93,8 @@ class Snapshot:
         meta: plain values: `int_buffers`, a dict of int by name; `batches`, those inside the
             anchor, as `IntervalSet.to_list` writes them; `voters`, a sorted list of those who
             took this outer step and decide the next one. With inner state also `inner_step`, the
-            steps this replica had applied, and `inner`, which parameters have inner state.
+            steps this replica had applied, and `inner`, which parameters have inner state; where
+            outer steps take fragments also `own`, see `compute.work`.
     """
 
     outer_step: int

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from distqatd.compute.book import BatchBook
+from distqatd.compute.work import Work
 
 RATE_SMOOTHING = 0.1
 """Weight of the newest inner step in `samples_per_s`."""
@@ -14,16 +15,14 @@ class Tally:
 
     Attributes:
         inner_step: inner steps applied since the expert was made.
-        samples_since_anchor: samples applied since the last outer step.
-        steps_since_anchor: inner steps applied since the last outer step.
+        work: what was applied since outer steps.
         samples_per_s: samples per second of computing, smoothed; 0.0 until measured.
         book: the batches applied.
         num_divergences: how often it went back to its anchor.
     """
 
     inner_step: int = 0
-    samples_since_anchor: int = 0
-    steps_since_anchor: int = 0
+    work: Work = field(default_factory=Work)
     samples_per_s: float = 0.0
     book: BatchBook = field(default_factory=BatchBook)
     num_divergences: int = 0
@@ -40,8 +39,7 @@ class Tally:
     def applied(self, num_samples: int, batch: int | None) -> None:
         """Count an inner step; `batch` None is one that is in no book."""
         self.inner_step += 1
-        self.steps_since_anchor += 1
-        self.samples_since_anchor += num_samples
+        self.work = self.work.trained(num_samples)
         if batch is not None:
             self.book = self.book.note(batch)
         busy_s, self._busy_s = self._busy_s, 0.0
@@ -50,10 +48,9 @@ class Tally:
             weight = RATE_SMOOTHING if self.samples_per_s else 1.0
             self.samples_per_s += weight * (rate - self.samples_per_s)
 
-    def anchored(self, book: BatchBook, num_samples: int = 0, num_steps: int = 0) -> None:
-        """Start over from an anchor with this book; `num_samples` and `num_steps` are kept."""
-        self.samples_since_anchor = num_samples
-        self.steps_since_anchor = num_steps
+    def anchored(self, book: BatchBook, work: Work | None = None) -> None:
+        """Start over from an anchor with this book; `work` is kept."""
+        self.work = self.work.nothing() if work is None else work
         self.book = book
 
 
@@ -74,13 +71,13 @@ class Counted:
 
     @property
     def samples_since_anchor(self) -> int:
-        """Return the samples applied since the last outer step."""
-        return self._tally.samples_since_anchor
+        """Return the samples that are not in every fragment of the anchor."""
+        return self._tally.work.unsent
 
     @property
     def steps_since_anchor(self) -> int:
         """Return the inner steps applied since the last outer step."""
-        return self._tally.steps_since_anchor
+        return self._tally.work.steps
 
     @property
     def samples_per_s(self) -> float:

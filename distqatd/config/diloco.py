@@ -106,6 +106,14 @@ class DilocoConfig(Section):
     warm_start: WarmStartConfig = WarmStartConfig()
     inner_steps: int = Field(50, ge=1, description="inner steps between outer steps")
     outer_steps: int = Field(10, ge=1, description="outer steps in the run")
+    fragments: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="parts of a stage that outer steps average in turn, so that each one takes "
+        "fragments x inner_steps from one time to the next; outer steps of the warm start and the "
+        "last one take all",
+    )
     batch_size_per_step: BatchSize = Field(
         64,
         ge=0,

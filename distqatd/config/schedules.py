@@ -6,6 +6,8 @@ snapshot it loads: it is never behind.
     outer step   0 .. W-1            W .. W+R-1             from W+R on
     inner steps  warm_start's        growing                inner_steps
     outer step   no momentum         the outer optimizer, its momentum coupled to the inner steps
+    takes        all                 all                    one fragment after the other; the last
+                                                            outer step of a run takes all
 """
 
 import math
@@ -59,9 +61,9 @@ class RunSchedule:
         return self._total
 
     @property
-    def num_warm_start(self) -> int:
-        """Return how many outer steps belong to the warm start."""
-        return self._warm.length
+    def num_fragments(self) -> int:
+        """Return into how many parts a stage is cut."""
+        return self._diloco.fragments
 
     def is_warm_start(self, outer_step: int) -> bool:
         """Return whether the round on the anchor of `outer_step` belongs to the warm start."""
@@ -105,12 +107,41 @@ class RunSchedule:
         outer = self._diloco.outer_optim
         momentum = outer.sgd_momentum
         if momentum is None:
-            momentum = coupled_momentum(self.inner_steps(outer_step))
+            momentum = coupled_momentum(self.inner_steps(outer_step) * self._turns(outer_step))
         return OuterRule(outer.sgd_lr, momentum)
+
+    def fragment(self, outer_step: int) -> int | None:
+        """Return which part the outer step on the anchor of `outer_step` takes; None: all.
+
+        Staggered [source: Streaming DiLoCo, arXiv:2501.18512, section 2.1]: by the number of the
+        outer step alone, so that whoever has the anchor knows it.
+        """
+        is_last = outer_step + 1 >= self._diloco.outer_steps
+        if self._turns(outer_step) == 1 or is_last:
+            return None
+        return self._since_ramp(outer_step) % self._diloco.fragments
+
+    def outer_count(self, outer_step: int) -> int:
+        """Return which update of its fragment the one on the anchor of `outer_step` is, from 1.
+
+        Those of the warm start are not counted.
+        """
+        turns = self._turns(outer_step)
+        if turns == 1:
+            return outer_step + 1 - self._warm.length
+        return self._warm.ramp + self._since_ramp(outer_step) // turns + 1
+
+    def _turns(self, outer_step: int) -> int:
+        """Return in how many outer steps every parameter is averaged once at that time."""
+        return self._diloco.fragments if self._since_ramp(outer_step) >= 0 else 1
+
+    def _since_ramp(self, outer_step: int) -> int:
+        return outer_step - self._warm.length - self._warm.ramp
 
     def momentum_fits(self) -> Decision[bool]:
         """Decide whether a given outer momentum suits the length of rounds; it is used anyway."""
-        outer, usual = self._diloco.outer_optim, self._diloco.inner_steps
+        outer = self._diloco.outer_optim
+        usual = self._diloco.inner_steps * self._diloco.fragments
         coupled = coupled_momentum(usual)
         given = outer.sgd_momentum
         if outer.type != "sgd" or given is None or given <= coupled + _NEAR:

@@ -39,4 +39,5 @@ def round_row(record: RoundRecord) -> Round:
         shares=dict(record.shares),
         bandwidths=dict(record.bandwidths),
         slicing=record.slicing,
+        fragment=record.fragment,
     )

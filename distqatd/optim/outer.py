@@ -1,6 +1,6 @@
 """The outer optimizer of DiLoCo: Nesterov SGD, or Adam, on the averaged pseudo-gradient.
 
-P = flattened parameters, float32, CPU.
+P = flattened parameters, F = those that take the step, all or a range of them; float32, CPU.
 
 Every member of a round applies the same step to the same bits and must get the same bits, on
 whatever processor. So no fused multiply-add: torch's `add(x, alpha=a)` rounds once where the
@@ -21,6 +21,8 @@ from distqatd.config.sections import OuterOptimConfig
 
 MOMENTUM = "momentum"
 SECOND_MOMENT = "second_moment"
+
+EVERYTHING = slice(None)
 
 
 def pseudo_gradient(anchor_P: Tensor, local_P: Tensor) -> Tensor:
@@ -55,47 +57,65 @@ class OuterOptimizer:
         self._state = {name: torch.zeros(num_params) for name in state_names(config)}
 
     def step(
-        self, anchor_P: Tensor, pseudo_gradient_P: Tensor, rule: OuterRule, count: int
+        self,
+        anchor_F: Tensor,
+        pseudo_gradient_F: Tensor,
+        rule: OuterRule,
+        count: int,
+        span: slice = EVERYTHING,
     ) -> Tensor:
         """Return the next anchor as a new tensor and advance the moments.
 
         Args:
-            anchor_P: the anchor.
-            pseudo_gradient_P: mean of the members'.
+            anchor_F: the anchor, or the part of it that takes the step.
+            pseudo_gradient_F: mean of the members'.
             rule: learning rate and momentum of sgd, or of the warm start.
-            count: which step of the optimizer this is, from 1; adam corrects its bias by it.
+            count: which step of the optimizer this is for the part, from 1; adam corrects its
+                bias by it.
+            span: where the part lies in P; the moments of the others stay.
         """
         if rule.is_warm_start:
-            return anchor_P - pseudo_gradient_P * rule.lr
+            return anchor_F - pseudo_gradient_F * rule.lr
         if self._config.type == "adam":
-            return self._adam(anchor_P, pseudo_gradient_P, count)
-        return self._sgd(anchor_P, pseudo_gradient_P, rule)
+            return self._adam(anchor_F, pseudo_gradient_F, count, span)
+        return self._sgd(anchor_F, pseudo_gradient_F, rule, span)
 
-    def _sgd(self, anchor_P: Tensor, gradient_P: Tensor, rule: OuterRule) -> Tensor:
+    def _sgd(self, anchor_F: Tensor, gradient_F: Tensor, rule: OuterRule, span: slice) -> Tensor:
         """Return the anchor after: momentum = m * momentum + g.
 
         anchor - lr * (g + m * momentum) with Nesterov, anchor - lr * momentum without.
         """
-        momentum_P = (self._state[MOMENTUM] * rule.momentum).add_(gradient_P)
-        self._state = {MOMENTUM: momentum_P}
+        momentum_F = (self._state[MOMENTUM][span] * rule.momentum).add_(gradient_F)
+        self._keep(span, {MOMENTUM: momentum_F})
         if not self._config.sgd_nesterov:
-            return anchor_P - momentum_P * rule.lr
-        update_P = (momentum_P * rule.momentum).add_(gradient_P)
-        return anchor_P - update_P.mul_(rule.lr)
+            return anchor_F - momentum_F * rule.lr
+        update_F = (momentum_F * rule.momentum).add_(gradient_F)
+        return anchor_F - update_F.mul_(rule.lr)
 
-    def _adam(self, anchor_P: Tensor, gradient_P: Tensor, count: int) -> Tensor:
+    def _adam(self, anchor_F: Tensor, gradient_F: Tensor, count: int, span: slice) -> Tensor:
         """Return the anchor after a step of Adam [source: arXiv:1412.6980, algorithm 1].
 
         As an outer optimizer: FedAdam, arXiv:2003.00295, with its large eps.
         """
         beta1, beta2 = self._config.adam_betas
-        first_P = (self._state[MOMENTUM] * beta1).add_(gradient_P * (1 - beta1))
-        square_P = gradient_P * gradient_P
-        second_P = (self._state[SECOND_MOMENT] * beta2).add_(square_P.mul_(1 - beta2))
-        self._state = {MOMENTUM: first_P, SECOND_MOMENT: second_P}
-        root_P = (second_P / (1 - _power(beta2, count))).sqrt_().add_(self._config.adam_eps)
-        update_P = (first_P / (1 - _power(beta1, count))).mul_(self._config.adam_lr)
-        return anchor_P - update_P.div_(root_P)
+        first_F = (self._state[MOMENTUM][span] * beta1).add_(gradient_F * (1 - beta1))
+        square_F = gradient_F * gradient_F
+        second_F = (self._state[SECOND_MOMENT][span] * beta2).add_(square_F.mul_(1 - beta2))
+        self._keep(span, {MOMENTUM: first_F, SECOND_MOMENT: second_F})
+        root_F = (second_F / (1 - _power(beta2, count))).sqrt_().add_(self._config.adam_eps)
+        update_F = (first_F / (1 - _power(beta1, count))).mul_(self._config.adam_lr)
+        return anchor_F - update_F.div_(root_F)
+
+    def _keep(self, span: slice, moments: Mapping[str, Tensor]) -> None:
+        """Take the moments of a part, in new tensors: snapshots hold the old ones."""
+        for name, moment_F in moments.items():
+            old_P = self._state[name]
+            if moment_F.shape == old_P.shape:
+                self._state[name] = moment_F
+                continue
+            new_P = old_P.clone()
+            new_P[span] = moment_F
+            self._state[name] = new_P
 
     def state_tensors(self) -> dict[str, Tensor]:
         """Return the state by name, each (P). Not copied; never written to again."""

@@ -25,14 +25,15 @@ from distqatd.compute.stages import build_whole_model
 from distqatd.compute.weights import Weights
 from distqatd.config.layers import Override
 from distqatd.config.load import load
-from distqatd.config.schedules import OuterRule, RunSchedule
-from distqatd.config.sections import Config, OuterOptimConfig
+from distqatd.config.schedules import RunSchedule
+from distqatd.config.sections import Config
 from distqatd.data.batches import Batch, Dataset, open_dataset
 from distqatd.data.tasks import Task, task
 from distqatd.data.trial import Trial
 from distqatd.models.units import Stage
 from distqatd.optim.digest import digest
 from distqatd.optim.inner import make_inner_optimizer
+from distqatd.roles.baseline_outer import Outer, parts_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,49 +62,6 @@ def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches
     return total
 
 
-class Outer:
-    """DiLoCo's outer step for one replica: Nesterov SGD, or Adam, over a copy of the parameters.
-
-    Written out, because `torch.optim` fuses multiply and add, which rounds differently on
-    different machines; the swarm does not, and this must give its bits.
-    """
-
-    def __init__(self, model: nn.Module, config: OuterOptimConfig) -> None:
-        self._config = config
-        self._params = list(model.parameters())
-        self._anchor = [param.detach().clone() for param in self._params]
-        self._first = [torch.zeros_like(param) for param in self._anchor]
-        self._second = [torch.zeros_like(param) for param in self._anchor]
-        self._count = 0
-
-    @torch.no_grad()
-    def step(self, rule: OuterRule) -> None:
-        """Take the outer step and make the new anchor the model's parameters."""
-        self._count += not rule.is_warm_start
-        for index, (param, anchor) in enumerate(zip(self._params, self._anchor, strict=True)):
-            gradient = anchor - param
-            if rule.is_warm_start:
-                update = gradient * rule.lr
-            elif self._config.type == "adam":
-                update = self._adam(index, gradient)
-            else:
-                update = self._sgd(index, gradient, rule)
-            anchor.sub_(update)
-            param.copy_(anchor)
-
-    def _sgd(self, index: int, gradient: Tensor, rule: OuterRule) -> Tensor:
-        momentum = self._first[index].mul_(rule.momentum).add_(gradient)
-        nesterov = self._config.sgd_nesterov
-        return (gradient + momentum * rule.momentum if nesterov else momentum) * rule.lr
-
-    def _adam(self, index: int, gradient: Tensor) -> Tensor:
-        (one, two), count = self._config.adam_betas, self._count
-        first = self._first[index].mul_(one).add_(gradient * (1 - one))
-        second = self._second[index].mul_(two).add_(gradient * gradient * (1 - two))
-        root = (second / (1 - two**count)).sqrt() + self._config.adam_eps
-        return first / (1 - one**count) * self._config.adam_lr / root
-
-
 def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineStep]:
     """Run the whole schedule on `model`, one batch an inner step, yielding after each."""
     diloco = config.diloco
@@ -112,7 +70,8 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
     schedule = RunSchedule(diloco)
     inner = make_inner_optimizer(model.parameters(), diloco.inner_optim)
     rates = [group["lr"] for group in inner.param_groups]
-    outer = Outer(model, diloco.outer_optim)
+    parts = parts_of(model, config.model_pipeline.pipeline, diloco.fragments)
+    outer = Outer(model, diloco.outer_optim, parts)
     model.train()
     step = 0
     for outer_step in range(diloco.outer_steps):
@@ -129,7 +88,8 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
             step += 1
             is_last = done == num_steps - 1
             if is_last:
-                outer.step(schedule.outer_rule(outer_step))
+                fragment, count = schedule.fragment(outer_step), schedule.outer_count(outer_step)
+                outer.step(schedule.outer_rule(outer_step), fragment, count)
             yield BaselineStep(step, loss, outer_step + 1 if is_last else 0)
 
 

@@ -61,6 +61,24 @@ def test_schedules_of_a_swarm_are_those_of_plain_torch(outer):
         assert torch.allclose(state[name], tensor, atol=1e-5), name
 
 
+@pytest.mark.parametrize("outer", ["sgd", "adam"])
+def test_fragments_of_a_swarm_are_those_of_plain_torch(outer):
+    plain = make_config(inner_steps=4, outer_steps=8, outer_optim={"type": outer}, fragments=3)
+    values = plain.model_dump()
+    values["model_pipeline"]["pipeline"] = [
+        {"model_name": f"mlp.{name}", **MODELS["mlp"]} for name in SPLITS[2]
+    ]
+    config = Config.model_validate(values)
+    losses, state = train_swarm(config)
+    whole = baseline.whole_model(config, torch.device("cpu"))
+    dataset = open_dataset(config.data, config.seed, config.diloco.batch_size_per_step)
+    assert losses == pytest.approx(
+        [step.loss for step in baseline.train(config, whole, dataset)], abs=1e-5
+    )
+    for name, tensor in whole.global_state_dict().items():
+        assert torch.allclose(state[name], tensor, atol=1e-5), name
+
+
 def train_swarm(config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Train the whole run in a simulated swarm of real daemons; return losses and parameters."""
     losses: list[float] = []

@@ -5,6 +5,7 @@ odd seeds are drawn freely.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 from distqatd.base.rng import seeded_rng
@@ -18,6 +19,9 @@ INNER_STEPS = 3
 STEPS = 2 * OUTER_STEPS * INNER_STEPS
 """Steps that one pipeline of two stages applies until the run is over."""
 
+PARTS: dict[str, object] = {"inner_steps": 2, "outer_steps": 4, "fragments": 2}
+"""What differs in every fifth seed: outer steps take one fragment after the other."""
+
 REAL_DHT = 0.25
 """Share of the simulations in which records travel in real datagrams: half of all the work."""
 
@@ -27,7 +31,11 @@ NUM_POINTS = {"expert": 96, "trainer": 96, "client": 48}
 
 def draw(seed: int) -> p.Plan:
     """Return the plan of a seed."""
-    rng = seeded_rng(seed, "plan")
+    plan = _draw(seeded_rng(seed, "plan"), seed)
+    return replace(plan, diloco=tuple(PARTS.items())) if seed % 5 == 4 else plan
+
+
+def _draw(rng: Random, seed: int) -> p.Plan:
     if seed % 2 == 0:
         return _await_point(rng, seed // 2)
     families = list(FAMILIES.values())

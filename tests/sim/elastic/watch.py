@@ -247,8 +247,7 @@ def watching() -> Iterator[Watch]:
     def catch_up(self, *args):
         watch.copy(self)
         carried = plain["catch_up"](self, *args)
-        if carried.kept:  # else it is a load
-            watch.loaded(self, _numbers(carried.kept))
+        watch.loaded(self, _numbers(carried.kept))
         return carried
 
     replaced = (

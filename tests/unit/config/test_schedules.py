@@ -92,3 +92,22 @@ def test_a_warm_start_with_longer_rounds_than_the_run_is_refused(tmp_path):
     file.write_text("diloco: {inner_steps: 3, warm_start: {length: 1, round_steps: 4}}")
     with pytest.raises(ConfigError, match=r"yaml:1: diloco: warm_start\.round_steps 4 is above"):
         load((str(file),))
+
+
+def test_fragments_take_turns_after_the_warm_start_and_the_last_outer_step_takes_all():
+    parts = schedule(inner_steps=8, outer_steps=9, fragments=3, warm_start={"length": 2, "ramp": 1})
+    assert [parts.fragment(k) for k in range(9)] == [None, None, None, 0, 1, 2, 0, 1, None]
+    assert [parts.outer_count(k) for k in range(2, 9)] == [1, 2, 2, 2, 3, 3, 3]
+    assert {parts.inner_steps(k) for k in range(3, 9)} == {8}
+    plain = schedule(inner_steps=8, outer_steps=9)
+    assert {plain.fragment(k) for k in range(9)} == {None}
+    assert [plain.outer_count(k) for k in range(3)] == [1, 2, 3]
+
+
+def test_the_momentum_of_fragments_goes_by_the_steps_from_turn_to_turn():
+    parts = schedule(inner_steps=25, outer_steps=9, fragments=2)
+    assert parts.outer_rule(0).momentum == coupled_momentum(50) == 0.9
+    high = schedule(
+        inner_steps=5, fragments=2, outer_optim=OuterOptimConfig(sgd_momentum=0.9)
+    ).momentum_fits()
+    assert "rounds of 10 inner steps" in high.reason

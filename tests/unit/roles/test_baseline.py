@@ -61,13 +61,13 @@ def test_outer_steps_are_those_of_torch_sgd(momentum, nesterov):
     oracle = torch.optim.SGD(
         expected, lr=0.7, momentum=momentum, nesterov=nesterov and momentum > 0
     )
-    for _ in range(4):
+    for count in range(4):
         with torch.no_grad():
             for param, anchor in zip(model.parameters(), expected, strict=True):
                 param.add_(torch.randn_like(param))
                 anchor.grad = anchor - param
         oracle.step()
-        outer.step(OuterRule(0.7, momentum))
+        outer.step(OuterRule(0.7, momentum), None, count + 1)
         for param, anchor in zip(model.parameters(), expected, strict=True):
             assert torch.allclose(param, anchor, atol=1e-6)
 
