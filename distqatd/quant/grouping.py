@@ -61,10 +61,13 @@ class Grouping:
         return (F.pad(rows, (0, missing)) if missing else rows).reshape(self.num_groups, -1)
 
     def join(self, values_GM: Tensor) -> Tensor:
-        """Return (G, M) as a weight: the inverse of `split`."""
+        """Return (G, M) as a weight: the inverse of `split`.
+
+        It is contiguous: products have other bits if the same weight lies otherwise in memory.
+        """
         if self.granularity == "tensor":
             return values_GM.reshape(self.shape)
         channels = self.shape[self.axis]
         rest = [size for dim, size in enumerate(self.shape) if dim != self.axis]
         rows = values_GM.reshape(channels, -1)[:, : math.prod(rest)]
-        return rows.reshape(channels, *rest).movedim(0, self.axis)
+        return rows.reshape(channels, *rest).movedim(0, self.axis).contiguous()

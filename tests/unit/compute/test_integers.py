@@ -29,10 +29,11 @@ def saved(path, family, quant=QUANT):
 
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
-def test_all_widths_reproduce_the_outputs_bit_for_bit(tmp_path, bits, granularity):
+@pytest.mark.parametrize("family", ["resnet18", "gpt2"])
+def test_all_widths_reproduce_the_outputs_bit_for_bit(tmp_path, family, bits, granularity):
     quant = {"weights": {"bits": bits, "granularity": granularity, "group_size": 6}}
-    model = saved(tmp_path / "m", "resnet18", {**quant, "activations": {"bits": bits}})
-    inputs = make_batch("resnet18", 3)[0]
+    model = saved(tmp_path / "m", family, {**quant, "activations": {"bits": bits}})
+    inputs = make_batch(family, 3)[0]
     assert torch.equal(load_integers(tmp_path / "m")(inputs)[0], model(inputs)[0])
 
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from distqatd.base.errors import CheckpointError
 from distqatd.config.quant import QuantConfig, WeightQuantConfig
+from distqatd.models.gpt2 import Conv1D
 from distqatd.quant.levels import signed_range
 from distqatd.quant.packed import PackedForm, PackedWeight, bake, set_packed_weight
 from distqatd.quant.packing import pack, packed_bytes, unpack
@@ -77,6 +78,30 @@ def test_a_packed_layer_computes_the_same_with_its_integers():
     assert torch.equal(other(values), layer(values))
     assert packed.codes.nbytes == 6 * 8 * 3 // 8
     assert not any(parameter.ndim == 2 for parameter in other.parameters())
+
+
+LAYERS = {
+    "Linear": (lambda: nn.Linear(5, 6), (3, 5)),
+    "Conv1d": (lambda: nn.Conv1d(4, 6, 3, padding=1, groups=2), (3, 4, 7)),
+    "Conv2d": (lambda: nn.Conv2d(2, 6, (3, 2), stride=2), (3, 2, 8, 8)),
+    "Conv1D": (lambda: Conv1D(5, 6, 0.1), (3, 5)),
+    "Embedding": (lambda: nn.Embedding(6, 5), None),
+}
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel", "group"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_every_class_of_layer_is_rounded_and_computes_the_same_with_its_integers(kind, granularity):
+    make, shape = LAYERS[kind]
+    layer, other = make(), make()
+    other.load_state_dict(layer.state_dict())
+    inputs = torch.randn(shape) if shape else torch.arange(6)
+    exact = layer(inputs)
+    weights = WeightQuantConfig(bits=2, granularity=granularity, group_size=4)
+    quantise([("layer", layer)], QuantConfig(weights=weights), "full")
+    set_packed_weight(other, bake(layer, weight_quantizer(layer)))
+    assert not torch.allclose(layer(inputs), exact)
+    assert torch.equal(other(inputs), layer(inputs))
 
 
 @pytest.mark.parametrize("what", ["shape", "step", "codes"])

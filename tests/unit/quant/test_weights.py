@@ -26,6 +26,8 @@ def test_joining_undoes_splitting(shape, granularity, data, group_size):
     split = grouping.split(weight)
     assert split.shape == (grouping.num_groups, grouping.num_values)
     assert torch.equal(grouping.join(split), weight)
+    assert grouping.join(split).is_contiguous()
+    assert grouping.join(split.contiguous()).is_contiguous()
 
 
 def test_a_channel_of_a_transposed_weight_is_a_column():
