@@ -74,7 +74,7 @@ def check_cuts(
     run: Callable[[nn.Module], Tensor],
     every: int = 1,
 ) -> None:
-    """Compare outputs, gradients and buffers at every single cut, uncut, and cut everywhere.
+    """Compare outputs, gradients and buffers, training: at every cut, uncut, and cut everywhere.
 
     Args:
         oracle: the whole model; its weights become those of the stages.
@@ -83,6 +83,7 @@ def check_cuts(
         run: what the oracle makes of them, to be compared with the first output of the chain.
         every: distance of the single cuts; with a deep model, the cut everywhere must do.
     """
+    assert oracle.training
     initial = {name: tensor.clone() for name, tensor in oracle.state_dict().items()}
     expected = run(oracle)
     gradient = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
@@ -96,6 +97,7 @@ def check_cuts(
         tuple(range(ends + 1)),
     ):
         stages = load(units, bounds, initial)
+        assert all(stage.training for stage in stages)
         outputs, backward = chain(stages, inputs)
         close(outputs[0], expected)
         backward((gradient, *(None for _ in outputs[1:])))

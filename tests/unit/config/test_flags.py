@@ -39,6 +39,8 @@ def test_every_field_has_a_flag_of_its_own() -> None:
         (["--join", "a", "--initial-peers", "b,c"], "network.join", ("a", "b", "c")),
         (["--diloco-inner-optim-adam-lr", "4e-4"], "diloco.inner_optim.adam_lr", 4e-4),
         (["--param-mirror-enable"], "param_mirror.enable", True),
+        (["--disable-quant"], "quant.enable", False),
+        (["--quant-weights-bits", "4"], "quant.weights.bits", 4),
         (["--no-diloco-outer-optim-sgd-nesterov"], "diloco.outer_optim.sgd_nesterov", False),
         (["--set", "seed=1", "--seed", "2"], "seed", 2),
         (["--seed", "2", "--set", "seed=1"], "seed", 1),
