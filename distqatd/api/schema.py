@@ -235,6 +235,7 @@ class Pipeline(Part):
     loss: float | None
     samples_per_s: float
     link_bytes: int = 0
+    loss_scale: float | None = None
 
 
 class Pipelines(Reply):
@@ -258,12 +259,13 @@ class Event(Reply):
 
 
 class Batches(Part):
-    """What became of the training batches; `lost` and `duplicated` must stay 0."""
+    """What became of the batches; `lost` and `duplicated` stay 0, `overflowed` were run again."""
 
     committed: int = 0
     replayed: int = 0
     lost: int = 0
     duplicated: int = 0
+    overflowed: int = 0
 
 
 class RunInfo(Reply):

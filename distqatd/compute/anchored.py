@@ -16,7 +16,13 @@ from distqatd.compute.gathering import Gathered
 from distqatd.compute.gradients import drop_grads
 from distqatd.compute.inner_state import InnerOptimizer, InnerState
 from distqatd.compute.results import Contribution, Snapshot
-from distqatd.compute.snapshots import check_snapshot, read_batches, read_inner_step
+from distqatd.compute.scale import LossScale
+from distqatd.compute.snapshots import (
+    check_snapshot,
+    read_batches,
+    read_inner_step,
+    read_loss_scale,
+)
 from distqatd.compute.work import Own, Work, read_own
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
@@ -41,6 +47,7 @@ class Loadable:
     inner_step: int | None
     rest: Tensor | None = None
     own: Own | None = None
+    loss_scale: LossScale | None = None
 
 
 class AnchoredStage:
@@ -216,9 +223,10 @@ class AnchoredStage:
         """
         check_snapshot(snapshot, self.layout, self._outer_names)
         batches, inner_step = read_batches(snapshot), read_inner_step(snapshot)
-        rest = self._feedback.read(snapshot.tensors)
+        rest, inner = self._feedback.read(snapshot.tensors), self.inner.read(snapshot)
         own = read_own(snapshot, self.layout.num_elements, len(self.fragments))
-        return Loadable(snapshot, batches, self.inner.read(snapshot), inner_step, rest, own)
+        scale = read_loss_scale(snapshot)
+        return Loadable(snapshot, batches, inner, inner_step, rest, own, scale)
 
     def load(self, loadable: Loadable) -> None:
         """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
@@ -230,6 +238,7 @@ class AnchoredStage:
         self.layout.scatter(self._stage, local)
         self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
         self.inner.restart(loadable.inner)
+        self.inner.loss_scale = loadable.loss_scale
         self._feedback.load(loadable.rest)
         self.snapshot = snapshot
 
@@ -301,6 +310,8 @@ class AnchoredStage:
         if not inner_step or self._timer() < self._inner_wanted_until:
             tensors |= self.inner.tensors() | self._feedback.tensors()
             meta |= {"inner": self.inner.holders(), "inner_step": inner_step}
+            if self.inner.loss_scale is not None:
+                meta["loss_scale"] = self.inner.loss_scale.body()
             if work is not None and len(self.fragments) > 1:
                 own = Own(self.layout.gather(self._stage), work)
                 tensors, meta = tensors | own.tensors(), meta | own.meta()

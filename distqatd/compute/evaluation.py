@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from distqatd.compute.precision import Precision
 from distqatd.compute.stash import Tensors
 from distqatd.models.units import Stage
 from distqatd.optim.flat import FlatLayout
@@ -15,9 +16,13 @@ class AnchorForward:
     Args:
         stage: on its device, in train mode.
         layout: of the stage.
+        precision: the arithmetic, that of training.
     """
 
-    def __init__(self, stage: Stage, layout: FlatLayout) -> None:
+    def __init__(
+        self, stage: Stage, layout: FlatLayout, precision: Precision | None = None
+    ) -> None:
+        self._precision = precision or Precision()
         self._stage = stage
         self._layout = layout
         self._tensors: dict[str, Tensor] | None = None
@@ -32,7 +37,8 @@ class AnchorForward:
         tensors = self._by_name(anchor) if anchor is not None else {}
         self._stage.eval()
         try:
-            outputs: Tensors = functional_call(self._stage, tensors, inputs)
+            with self._precision.autocast():
+                outputs: Tensors = functional_call(self._stage, tensors, inputs)
         finally:
             self._stage.train()
         return outputs

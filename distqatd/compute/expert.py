@@ -21,12 +21,14 @@ from distqatd.compute.anchored import AnchoredStage
 from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.carrying import Carried
 from distqatd.compute.evaluation import AnchorForward
-from distqatd.compute.gradients import drop_grads, grad_norm
+from distqatd.compute.gradients import StepGradients
 from distqatd.compute.passes import Passes
+from distqatd.compute.precision import Precision
 from distqatd.compute.results import ApplyResult as ApplyResult
 from distqatd.compute.results import Contribution as Contribution
 from distqatd.compute.results import LossResult as LossResult
 from distqatd.compute.results import Snapshot as Snapshot
+from distqatd.compute.scale import LossScale
 from distqatd.compute.snapshots import read_voters
 from distqatd.compute.stash import Tensors
 from distqatd.compute.stepping import Stepping
@@ -55,6 +57,7 @@ class Expert(Stepping):
         is_first: bool = False,
         timer: Callable[[], float] = time.perf_counter,
         schedule: RunSchedule | None = None,
+        precision: Precision | None = None,
     ) -> None:
         """Take over `stage`, move it to `device` and make its state the anchor of outer step 0.
 
@@ -71,6 +74,7 @@ class Expert(Stepping):
             is_first: the stage takes the data itself, whose gradient nobody wants.
             timer: seconds for `samples_per_s`; the simulator gives virtual time.
             schedule: of the run; None: that of a run with these optimizers and nothing else set.
+            precision: the arithmetic of forward and backward; None: fp32.
 
         Raises:
             ConfigError: the stage has no trainable parameters.
@@ -82,11 +86,17 @@ class Expert(Stepping):
         self.layout = self._anchored.layout
         self.layout_digest = self._anchored.layout_digest
         self.pace = 1.0
-        passes = Passes(stage, self.device, stash_bytes=stash_bytes, seed=seed, is_first=is_first)
-        params = [param for param in stage.parameters() if param.requires_grad]
+        passes = Passes(
+            stage,
+            self.device,
+            stash_bytes=stash_bytes,
+            seed=seed,
+            is_first=is_first,
+            precision=precision,
+        )
         tally = Tally(work=Work((0,) * len(self._anchored.fragments)))
-        super().__init__(uid, passes, params, tally, task, timer)
-        self._evaluate = AnchorForward(stage, self.layout)
+        super().__init__(uid, passes, StepGradients(stage.parameters()), tally, task, timer)
+        self._evaluate = AnchorForward(stage, self.layout, precision)
         self._contributed: Contribution | None = None
 
     @property
@@ -99,13 +109,21 @@ class Expert(Stepping):
         """Return the digest of the anchor."""
         return self._anchored.snapshot.anchor_digest
 
-    def apply(self, num_samples: int, batch: int | None = None) -> ApplyResult:
+    @property
+    def loss_scale(self) -> LossScale | None:
+        """Return the loss scale of the last step that was applied, if it had one."""
+        return self._anchored.inner.loss_scale
+
+    def apply(
+        self, num_samples: int, batch: int | None = None, scale: LossScale | None = None
+    ) -> ApplyResult:
         """End the open step with an update of the parameters.
 
         Args:
             num_samples: samples of the step: its weight in the next outer step.
             batch: number of the batch in the run. One that is in the book already is a
                 repetition: its gradients are dropped. None keeps no book, for loops of one's own.
+            scale: in fp16, that of the step's losses; it is taken out of the gradients.
 
         Raises:
             NonFinite: a gradient is. The step was aborted instead.
@@ -116,12 +134,13 @@ class Expert(Stepping):
         if batch is not None and batch in self.book:
             self.abort()
             return ApplyResult(self.inner_step, self.samples_since_anchor, 0.0, is_repeat=True)
-        norm = grad_norm(self._params)
+        norm = self._grads.settle(scale.value if scale is not None else 1.0)
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
         self._anchored.inner_update(norm, self.steps_since_anchor, num_samples, self.pace)
-        drop_grads(self._params)
+        self._anchored.inner.loss_scale = scale
+        self._grads.drop()
         self._passes.close()
         self._tally.worked(self._timer() - began)
         self._tally.applied(num_samples, batch)
@@ -135,7 +154,7 @@ class Expert(Stepping):
         """
         was_open = self._passes.is_open
         self._drop_step()
-        if was_open and not all(bool(torch.isfinite(param).all()) for param in self._params):
+        if was_open and not self._grads.params_are_finite():
             self._go_back()
 
     def evaluate(self, inputs: Tensors, *, anchor: bool = True) -> Tensors:

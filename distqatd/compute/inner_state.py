@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from distqatd.base.errors import CheckpointError
 from distqatd.compute.results import INNER_PREFIX, Snapshot
+from distqatd.compute.scale import LossScale
 from distqatd.config.sections import InnerOptimConfig
 from distqatd.optim.inner import make_inner_optimizer
 
@@ -25,7 +26,11 @@ InnerState = dict[nn.Parameter, dict[str, Tensor]]
 
 
 class InnerOptimizer:
-    """The optimizer of inner steps, which can be made anew and restored."""
+    """The optimizer of inner steps, which can be made anew and restored.
+
+    Attributes:
+        loss_scale: of the last step; None in another precision than fp16, and before the first.
+    """
 
     def __init__(self, params: Iterable[nn.Parameter], config: InnerOptimConfig) -> None:
         """Make a fresh one over those `params` that require a gradient.
@@ -38,6 +43,7 @@ class InnerOptimizer:
         self._optimizer = make_inner_optimizer(self._params, config)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
         self._factor = 1.0
+        self.loss_scale: LossScale | None = None
 
     def step(self, lr_factor: float = 1.0) -> None:
         """Update the parameters from their gradients, at a share of the learning rate."""

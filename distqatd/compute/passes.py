@@ -12,6 +12,7 @@ from torch import Tensor
 
 from distqatd.base.errors import ComputeError, NonFinite
 from distqatd.compute.buffers import BufferState, Saved
+from distqatd.compute.precision import Precision, in_float32
 from distqatd.compute.randomness import SeededForward
 from distqatd.compute.results import LossResult
 from distqatd.compute.stash import Kept, Stash, Tensors, measure_graph, tensor_bytes
@@ -28,13 +29,25 @@ class Passes:
     """The open inner step of a stage: its graphs, and the buffers to go back to.
 
     A step opens with its first forward and ends with `close` or `abort`. Not thread-safe.
+
+    Attributes:
+        num_done: microbatches of the open step that have gone backward.
     """
 
     def __init__(
-        self, stage: Stage, device: torch.device, *, stash_bytes: int, seed: int, is_first: bool
+        self,
+        stage: Stage,
+        device: torch.device,
+        *,
+        stash_bytes: int,
+        seed: int,
+        is_first: bool,
+        precision: Precision | None = None,
     ) -> None:
         self._stage = stage
         self._device = device
+        self._precision = precision or Precision()
+        self.num_done = 0
         self._is_first = is_first
         self._stash = Stash(stash_bytes)
         self._buffers = BufferState(stage)
@@ -75,6 +88,7 @@ class Passes:
         roots, root_grads = _roots(outputs, grads)
         if roots:
             torch.autograd.backward(roots, root_grads)
+        self.num_done += 1
         return tuple(leaf.grad for leaf in kept.inputs)
 
     def loss_backward(
@@ -83,7 +97,7 @@ class Passes:
         """Run the stage, compute the loss and go backward from `loss * scale` at once."""
         self._open()
         leaves = self._leaves(inputs)
-        outputs = self._run(leaves, rng_seed)
+        outputs = in_float32(self._run(leaves, rng_seed))
         labels = tuple(target.to(self._device) for target in targets)
         loss = task.loss(outputs, labels)
         value = loss.item()
@@ -92,16 +106,19 @@ class Passes:
         sums = task.metrics(tuple(output.detach() for output in outputs), labels)
         # A product with 1.0 would change no bit, but it would be one more node of the graph.
         (loss if scale == 1.0 else loss * scale).backward()  # type: ignore[no-untyped-call]
+        self.num_done += 1
         return LossResult(value, sums), tuple(leaf.grad for leaf in leaves)
 
     def close(self) -> None:
         """End the step; its changes of the buffers stay."""
         self._stash.clear()
         self._at_start = None
+        self.num_done = 0
 
     def abort(self) -> None:
         """End the step and put the buffers back as they were before it."""
         self._stash.clear()
+        self.num_done = 0
         if self._at_start is not None:
             self._buffers.restore(self._at_start)
             self._at_start = None
@@ -118,7 +135,8 @@ class Passes:
         return tuple(leaf.requires_grad_(leaf.is_floating_point()) for leaf in leaves)
 
     def _run(self, leaves: Tensors, rng_seed: int) -> Tensors:
-        return self._seeded(lambda: self._stage(*leaves), rng_seed)
+        with self._precision.autocast():
+            return self._seeded(lambda: self._stage(*leaves), rng_seed)
 
     def _run_and_keep(self, leaves: Tensors, rng_seed: int) -> tuple[Kept, Tensors]:
         signature = tuple((leaf.shape, leaf.dtype) for leaf in leaves)

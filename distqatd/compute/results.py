@@ -12,7 +12,7 @@ from distqatd.compute.book import NO_BATCHES
 
 INNER_PREFIX = "inner."
 OWN = "own"
-INNER_META = ("inner", "inner_step", OWN)
+INNER_META = ("inner", "inner_step", "loss_scale", OWN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,8 @@ class Snapshot:
             anchor, as `IntervalSet.to_list` writes them; `voters`, a sorted list of those who
             took this outer step and decide the next one. With inner state also `inner_step`, the
             steps this replica had applied, and `inner`, which parameters have inner state; where
-            outer steps take fragments also `own`, see `compute.work`.
+            outer steps take fragments also `own`, see `compute.work`; in fp16 `loss_scale`, as
+            `LossScale.body` writes it.
     """
 
     outer_step: int

@@ -6,6 +6,7 @@ from typing import Any
 from distqatd.base.errors import CheckpointError
 from distqatd.base.intervals import IntervalSet
 from distqatd.compute.results import Snapshot
+from distqatd.compute.scale import LossScale
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 
@@ -78,3 +79,16 @@ def read_inner_step(snapshot: Snapshot) -> int | None:
     if type(value) is not int or value < 0:
         raise CheckpointError(f"the snapshot has {str(value)[:40]!r} inner steps")
     return value
+
+
+def read_loss_scale(snapshot: Snapshot) -> LossScale | None:
+    """Return the loss scale of the last step before a snapshot, None if it does not say.
+
+    Raises:
+        CheckpointError: what it says is no loss scale.
+    """
+    value: Any = snapshot.meta.get("loss_scale")
+    try:
+        return None if value is None else LossScale.read(value)
+    except ValueError as error:
+        raise CheckpointError(f"the snapshot: {error}") from error

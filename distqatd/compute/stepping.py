@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from distqatd.base.errors import ComputeError
 from distqatd.base.ids import ExpertUid
-from distqatd.compute.gradients import drop_grads
+from distqatd.compute.gradients import StepGradients
 from distqatd.compute.passes import Passes
 from distqatd.compute.results import LossResult
 from distqatd.compute.stash import Tensors
@@ -26,15 +26,15 @@ class Stepping(Counted):
         self,
         uid: ExpertUid,
         passes: Passes,
-        params: list[nn.Parameter],
+        grads: StepGradients,
         tally: Tally,
         task: Task | None,
         timer: Callable[[], float] = time.perf_counter,
     ) -> None:
-        """Work with `passes` over `params`, those that are trained, and count in `tally`."""
+        """Work with `passes`, which add up `grads`, and count in `tally`."""
         self.uid = uid
         self._passes = passes
-        self._params = params
+        self._grads = grads
         self._tally = tally
         self._task = task
         self._timer = timer
@@ -88,7 +88,7 @@ class Stepping(Counted):
             inputs: as in `forward`.
             targets: what the task compares outputs with.
             scale: samples of the microbatch / samples of the step, so that gradients add up to
-                those of the unsplit batch.
+                those of the unsplit batch; times the loss scale in fp16.
             rng_seed: as in `forward`.
 
         Raises:
@@ -102,9 +102,16 @@ class Stepping(Counted):
         self._tally.worked(self._timer() - began)
         return result
 
+    def gradients_overflow(self, num_microbatches: int) -> bool:
+        """Return whether a step of so many microbatches is all here and cannot be applied.
+
+        That is when a gradient is NaN or infinite, in fp16 for too large a loss scale.
+        """
+        return self._passes.num_done == num_microbatches and not self._grads.check()
+
     def _drop_step(self) -> None:
         self._passes.abort()
-        drop_grads(self._params)
+        self._grads.drop()
         self._tally.dropped()
 
     def _check_complete(self) -> None:

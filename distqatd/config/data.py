@@ -1,8 +1,9 @@
 """What a run trains on: where the data is, how it is read, and what is normalised."""
 
+import math
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from distqatd.config.section import Float, PositiveFloat, Section
 
@@ -33,7 +34,15 @@ class DataConfig(Section):
     )
     num_workers: int = Field(0, ge=0, description="extra preparation workers")
     precision: Literal["fp32", "bf16", "fp16-mixed"] = Field(
-        "fp32", description="arithmetic of forward and backward"
+        "fp32",
+        description="arithmetic of forward and backward, around fp32 parameters; bf16-mixed is "
+        "another name of bf16",
+    )
+    loss_scale: PositiveFloat = Field(
+        65536.0, description="fp16-mixed: the loss scale to begin with, a power of two up to 2^32"
+    )
+    loss_scale_growth: int = Field(
+        2000, ge=1, description="fp16-mixed: steps without overflow until the loss scale doubles"
     )
     num_samples: int | None = Field(
         None, ge=1, description="samples of a streamed or generated data set; null: its own number"
@@ -89,6 +98,18 @@ class DataConfig(Section):
         None, ge=1, description="samples kept for validation at most"
     )
     max_bytes: int = Field(4 << 20, ge=1 << 10, description="bytes of text read at most")
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _other_name(cls, value: object) -> object:
+        return "bf16" if value == "bf16-mixed" else value
+
+    @field_validator("loss_scale")
+    @classmethod
+    def _is_power_of_two(cls, value: float) -> float:
+        if math.frexp(value)[0] != 0.5 or not 1 <= value <= 2.0**32:
+            raise ValueError(f"{value:g} is not a power of two from 1 to 2^32")
+        return value
 
     @model_validator(mode="after")
     def _normalisation_fits(self) -> Self:

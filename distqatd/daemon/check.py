@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from distqatd.base.errors import PortInUse
 from distqatd.compute.device import pick_device
+from distqatd.compute.precision import SLOW, check_precision
 from distqatd.compute.stages import check_quant
 from distqatd.config.network import NetworkConfig
 from distqatd.config.schedules import RunSchedule
@@ -21,6 +22,7 @@ def check(options: Options) -> tuple[str, ...]:
     Raises:
         ConfigError: the stages do not make a model, the device is not there, or torch has no such
             inner optimizer, or a part of the quant section is for nothing.
+        DeviceUnavailable: the device is not there, or cannot compute in the run's precision.
         UnknownModel: no such model or stage on this machine.
         PortInUse: another program has the port.
     """
@@ -33,6 +35,8 @@ def check(options: Options) -> tuple[str, ...]:
     if _COMPUTING & set(options.roles):
         device = pick_device(options.config.device)
         lines.append(f"device {device.value}: {device.reason}")
+        precision = check_precision(options.config.data.precision, device.value)
+        lines += [f"warning: {precision.reason}"] if precision.value >= SLOW else []
         check_inner_optimizer(options.config.diloco.inner_optim)
         check_quant(options.config)
         momentum = RunSchedule(options.config.diloco).momentum_fits()

@@ -12,6 +12,7 @@ from distqatd.base.errors import ConfigError
 from distqatd.compute.device import pick_device
 from distqatd.compute.executor import Executor
 from distqatd.compute.memory import keep_freed_memory, training_bytes
+from distqatd.compute.precision import SLOW, check_precision
 from distqatd.compute.stages import check_quant
 from distqatd.compute.weights import Weights, check_weights
 from distqatd.config.schedules import RunSchedule
@@ -46,10 +47,13 @@ def open_device(context: Context, seams: Seams) -> Device:
     """Pick the device, say which, and open its executor.
 
     Raises:
-        DeviceUnavailable: it was asked for and is not there.
+        DeviceUnavailable: it is not there, or cannot compute in the run's precision.
     """
     keep_freed_memory()
     decision = pick_device(context.config.device)
+    precision = check_precision(context.config.data.precision, decision.value)
+    if precision.value >= SLOW:
+        context.events.emit("precision.slow", degraded=True, reason=precision.reason)
     context.events.emit("device.picked", device=str(decision.value), reason=decision.reason)
     executor = seams.make_executor(str(decision.value), context.config.compute.num_threads)
     return Device(str(decision.value), executor)

@@ -47,6 +47,7 @@ def batches(lease: LeaseRecord | None) -> s.Batches:
         replayed=lease.replayed,
         lost=lease.lost,
         duplicated=lease.duplicated,
+        overflowed=lease.overflows,
     )
 
 
@@ -157,6 +158,7 @@ def pipeline_rows(view: SwarmView) -> tuple[s.Pipeline, ...]:
             loss=info.record.loss if info.record.loss >= 0 else None,
             samples_per_s=info.record.samples_per_s,
             link_bytes=info.record.link_bytes,
+            loss_scale=info.record.loss_scale or None,
         )
         for info in view.trainers
         if info.is_training

@@ -2,15 +2,19 @@
 
 from torch import Tensor
 
-from distqatd.base.errors import StepAborted
+from distqatd.base.errors import NonFinite, StepAborted
 from distqatd.compute.executor import Executor
 from distqatd.compute.payload import torch_sink
+from distqatd.compute.precision import in_float32
 from distqatd.compute.results import LossResult
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Caller, Rpc
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.links import Link, Parcels
+from distqatd.pipeline.links import NOTHING, Link, Parcels
 from distqatd.wire.payload import Message
+
+TRAINER = "trainer"
+"""How the desk signs a veto."""
 
 
 class LossDesk:
@@ -46,18 +50,23 @@ class LossDesk:
         arrived = Parcels.read(message)
 
         def work() -> tuple[LossResult, Parcels]:
-            result, grads = self._loss(self._link.unpack_all(arrived), targets, call.scale)
-            return result, self._link.pack(grads)
+            scale = call.scale * call.loss_scale
+            result, grads = self._loss(self._link.unpack_all(arrived), targets, scale)
+            try:
+                return result, self._link.pack(grads)
+            except NonFinite:
+                return result, NOTHING
 
         result, grads = await self._executor.run(work)
         self._losses[key] = result
-        return grads.message({})
+        return grads.message({"vetoes": [TRAINER]} if grads is NOTHING else {})
 
     def _loss(
         self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...], scale: float
     ) -> tuple[LossResult, tuple[Tensor | None, ...]]:
         leaves = tuple(output.requires_grad_(output.is_floating_point()) for output in outputs)
-        loss = self._task.loss(leaves, targets)
+        made = in_float32(leaves)
+        loss = self._task.loss(made, targets)
         (loss * scale).backward()  # type: ignore[no-untyped-call]
-        result = LossResult(loss.item(), self._task.metrics(leaves, targets))
+        result = LossResult(loss.item(), self._task.metrics(made, targets))
         return result, tuple(leaf.grad for leaf in leaves)

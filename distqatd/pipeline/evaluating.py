@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from distqatd.compute.precision import in_float32
 from distqatd.data.batches import Batch
 from distqatd.data.trial import Trial
 from distqatd.net.rpc import Rpc
@@ -35,7 +36,7 @@ async def play(rpc: Rpc, route: Route, trial: Trial, timeout_s: float) -> dict[s
     """
     while (inputs := trial.inputs()) is not None:
         values = await _through(rpc, route, wired(inputs), timeout_s)
-        trial.act(read_tensors(Message({}, values)))
+        trial.act(in_float32(read_tensors(Message({}, values))))
     return trial.sums()
 
 

@@ -21,6 +21,7 @@ from distqatd.base.errors import (
 from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert, LossResult
+from distqatd.compute.precision import in_float32
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
@@ -110,6 +111,7 @@ class HostedExpert:
             self.expert.anchor_digest,
             self.expert.book.next_missing(first, end),
             self._gate.is_paused,
+            self.expert.loss_scale,
         )
 
     def stand_in(self, call: m.AskCall) -> m.Standing:
@@ -233,17 +235,24 @@ class HostedExpert:
     async def apply(self, session: Session, decided: m.Decided) -> None:
         """Apply a decided step, once; a batch that is in the expert's book is dropped.
 
+        So is a step that a stage has vetoed.
+
         The caller's link may die while the step is applied, and then this is cancelled but the
         work is not: it notes by itself what it has done, so that a repetition does nothing.
         """
 
         def work() -> None:
-            if session.may_commit(decided.step):
-                result = self.expert.apply(decided.num_samples, decided.batch)
+            if not session.may_commit(decided.step):
+                return
+            if decided.drops:
+                self.expert.abort()
                 session.commit(decided.step)
-                self._decisions.note(session.id, decided)
-                self.in_flight.fits()
-                self._gate.num_applied += 0 if result.is_repeat else 1
+                return
+            result = self.expert.apply(decided.num_samples, decided.batch, decided.scale)
+            session.commit(decided.step)
+            self._decisions.note(session.id, decided)
+            self.in_flight.fits()
+            self._gate.num_applied += 0 if result.is_repeat else 1
 
         if session.may_commit(decided.step):
             await self._executor.run(work, priority=PRIORITY_SETTLE)
@@ -316,8 +325,9 @@ class HostedExpert:
         """Return the loss and the metric sums of outputs against targets."""
 
         def work() -> LossResult:
-            loss = self._task.loss(outputs, targets).item()
-            return LossResult(loss, self._task.metrics(outputs, targets))
+            made = in_float32(outputs)
+            loss = self._task.loss(made, targets).item()
+            return LossResult(loss, self._task.metrics(made, targets))
 
         return await self._executor.run(work, priority=PRIORITY_EVALUATE)
 

@@ -110,6 +110,10 @@ class Parcels:
         return Parcels(front, self.forms), tuple(self.tensors[i] for i in places[num_tensors:])
 
 
+NOTHING = Parcels({}, {})
+"""The gradients of a step that is vetoed."""
+
+
 class Link:
     """One link of a route and its codec; on any device, to be used on the device's thread."""
 

@@ -6,10 +6,12 @@ from typing import Any, Self
 
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid
-from distqatd.base.intervals import IntervalSet
-from distqatd.compute.book import BatchBook
+from distqatd.compute.scale import LARGEST, LossScale
 from distqatd.net.book import parse_advertised
 from distqatd.net.rpc import Rpc
+from distqatd.pipeline.standing import BookReply as BookReply
+from distqatd.pipeline.standing import Standing as Standing
+from distqatd.pipeline.standing import read_scale
 from distqatd.swarm.pace import MAX_PACE
 from distqatd.swarm.routes import Route, read_route, route_body
 from distqatd.wire.fields import need
@@ -102,26 +104,40 @@ class OpenCall:
 
 @dataclass(frozen=True, slots=True)
 class Decided:
-    """A step that every stage has done its part of: apply it.
+    """A step that every stage has done its part of: apply it, or drop it.
 
     Attributes:
         num_samples: samples in the step, the weight of this update in the outer step.
         batch: number of the batch in the run.
+        scale: in fp16, the loss scale of the step: take it out of the gradients.
+        drops: a stage has vetoed it: drop the gradients, the batch is run again in a later step.
     """
 
     step: int
     num_samples: int
     batch: int
+    scale: LossScale | None = None
+    drops: bool = False
 
     def body(self) -> dict[str, Any]:
         """Return the fields of a message."""
-        return {"step": self.step, "num_samples": self.num_samples, "batch": self.batch}
+        return {
+            "step": self.step,
+            "num_samples": self.num_samples,
+            "batch": self.batch,
+            "scale": self.scale.body() if self.scale is not None else None,
+            "drops": self.drops,
+        }
 
     @classmethod
     def read(cls, body: Mapping[str, Any]) -> Self:
         """Check and return the fields of a message."""
         return cls(
-            need(body, "step", int), need(body, "num_samples", int), need(body, "batch", int)
+            need(body, "step", int),
+            need(body, "num_samples", int),
+            need(body, "batch", int),
+            read_scale(body),
+            need(body, "drops", bool),
         )
 
 
@@ -136,6 +152,7 @@ class MicrobatchCall:
         num_targets: so many of the last tensors are the targets, on their way to the last stage.
         decided: the step before, to be applied first; every stage passes it on.
         pace: steps that this pipeline takes between two rounds for each inner step of the run.
+        loss_scale: in fp16, what the loss is multiplied by besides; 1.0 otherwise.
     """
 
     uid: ExpertUid
@@ -147,6 +164,7 @@ class MicrobatchCall:
     num_targets: int = 0
     decided: Decided | None = None
     pace: float = 1.0
+    loss_scale: float = 1.0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -160,6 +178,7 @@ class MicrobatchCall:
             "num_targets": self.num_targets,
             "decided": self.decided.body() if self.decided is not None else None,
             "pace": self.pace,
+            "loss_scale": self.loss_scale,
         }
 
     @classmethod
@@ -175,15 +194,16 @@ class MicrobatchCall:
             need(body, "seed", int),
             need(body, "num_targets", int),
             Decided.read(need(body, "decided", dict)) if decided is not None else None,
-            _read_pace(body),
+            _read_factor(body, "pace", MAX_PACE),
+            _read_factor(body, "loss_scale", LARGEST),
         )
 
 
-def _read_pace(body: Mapping[str, Any]) -> float:
-    pace = need(body, "pace", float)
-    if not 0 < pace <= MAX_PACE:
-        raise RemoteProtocolError(f"a pace of {pace}, it is above 0 up to {MAX_PACE:g}")
-    return pace
+def _read_factor(body: Mapping[str, Any], name: str, most: float) -> float:
+    value = need(body, name, float)
+    if not 0 < value <= most:
+        raise RemoteProtocolError(f"a {name} of {value}, it is above 0 up to {most:g}")
+    return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,85 +276,3 @@ class DrivesReply:
             need(body, "drives", bool),
             Decided.read(need(body, "decided", dict)) if decided is not None else None,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
-    """Where an expert stands, in replies to OPEN, COMMIT, ROUND and STANDING.
-
-    Attributes:
-        next_batch: first batch of the lease asked about that is not in the expert's book; the
-            lease's end if all are; 0 where no lease was asked about.
-        in_round: a round is due or running, and steps wait for it.
-    """
-
-    outer_step: int
-    inner_step: int
-    steps_to_round: int
-    anchor_digest: str
-    next_batch: int = 0
-    in_round: bool = False
-
-    def body(self) -> dict[str, Any]:
-        """Return the fields of the message."""
-        return {
-            "outer_step": self.outer_step,
-            "inner_step": self.inner_step,
-            "steps_to_round": self.steps_to_round,
-            "anchor_digest": self.anchor_digest,
-            "next_batch": self.next_batch,
-            "in_round": self.in_round,
-        }
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any]) -> Self:
-        """Check and return the message."""
-        return cls(
-            need(body, "outer_step", int),
-            need(body, "inner_step", int),
-            need(body, "steps_to_round", int),
-            need(body, "anchor_digest", str),
-            need(body, "next_batch", int),
-            need(body, "in_round", bool),
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class BookReply:
-    """An expert's book of batches: the answer to BOOK.
-
-    Attributes:
-        fence: the highest that a session here has had; 0 if there was none since it started.
-        outer_step: of the anchor.
-        duplicated: batches that rounds of this expert found on more than one replica.
-    """
-
-    book: BatchBook
-    fence: int
-    outer_step: int
-    duplicated: int = 0
-
-    def body(self) -> dict[str, Any]:
-        """Return the fields of the message."""
-        return {
-            "anchor": self.book.anchor.to_list(),
-            "local": self.book.local.to_list(),
-            "fence": self.fence,
-            "outer_step": self.outer_step,
-            "duplicated": self.duplicated,
-        }
-
-    @classmethod
-    def read(cls, body: Mapping[str, Any]) -> Self:
-        """Check and return the message.
-
-        Raises:
-            RemoteProtocolError: it is no book.
-        """
-        sets = [need(body, name, list) for name in ("anchor", "local")]
-        try:
-            book = BatchBook(*(IntervalSet.read(ranges) for ranges in sets))
-        except ValueError as error:
-            raise RemoteProtocolError(f"an expert's book: {error}") from error
-        counts = [need(body, name, int) for name in ("fence", "outer_step", "duplicated")]
-        return cls(book, *counts)

@@ -30,24 +30,29 @@ class Outcome:
         standings: where the later stages stand, nearest first, as they travel.
         loss: None while the trainer computes it.
         link_bytes: of the tensors that travelled behind this stage, both ways.
+        vetoes: uids of the stages from here on whose gradients are NaN or infinite.
     """
 
     grads: Parcels
     standings: tuple[dict[str, Any], ...]
     loss: LossResult | None
     link_bytes: int
+    vetoes: tuple[str, ...] = ()
 
     @classmethod
-    def after(cls, sent: Message, reply: Message, grads: Parcels) -> Self:
-        """Return our outcome, given what the next stage got and answered, and our gradients."""
+    def after(cls, sent: Message, reply: Message, grads: Parcels, own: tuple[str, ...]) -> Self:
+        """Return our outcome, given what the next stage got and answered, and our part of it."""
         link_bytes = sent.tensor_bytes + reply.tensor_bytes + read_link_bytes(reply)
-        return cls(grads, read_standings(reply), read_loss(reply), link_bytes)
+        vetoes = own + read_vetoes(reply)
+        return cls(grads, read_standings(reply), read_loss(reply), link_bytes, vetoes)
 
     def reply(self, own: Standing, *, is_first: bool) -> Message:
         """Return the answer to whoever sent the microbatch; a trainer needs no gradients."""
         body: dict[str, Any] = {"standings": [own.body(), *self.standings]}
         if self.link_bytes:
             body["link_bytes"] = self.link_bytes
+        if self.vetoes:
+            body["vetoes"] = list(self.vetoes)
         if self.loss is not None:
             body |= {"loss": self.loss.loss, "sums": self.loss.sums}
         return Message(body) if is_first else self.grads.message(body)
@@ -97,6 +102,18 @@ def read_link_bytes(reply: Message) -> int:
     return found
 
 
+def read_vetoes(reply: Message) -> tuple[str, ...]:
+    """Return which stages, from the one that answers on, have gradients that cannot be applied.
+
+    Raises:
+        RemoteProtocolError: they are no short texts, or more than a route can have.
+    """
+    found = need(reply.body, "vetoes", list) if "vetoes" in reply.body else []
+    if len(found) > MAX_STAGES or not all(type(uid) is str and len(uid) <= 64 for uid in found):
+        raise RemoteProtocolError(f"vetoes of {len(found)} stages, at most {MAX_STAGES} names")
+    return tuple(found)
+
+
 def read_loss(reply: Message) -> LossResult | None:
     """Check and return a loss with its metric sums, if the reply brings one."""
     if "loss" not in reply.body:
@@ -113,6 +130,7 @@ class StepResult:
         loss: mean over the samples of the step.
         sums: metric sums of the step, see `data.tasks`.
         link_bytes: of its tensors on all links of the route, both ways, the data included.
+        vetoes: uids of the stages whose gradients overflowed: the step is dropped at all stages.
     """
 
     step: int
@@ -120,6 +138,7 @@ class StepResult:
     sums: dict[str, float]
     num_samples: int
     link_bytes: int = 0
+    vetoes: tuple[str, ...] = ()
 
 
 def sum_up(

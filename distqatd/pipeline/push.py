@@ -10,6 +10,7 @@ from distqatd.base.errors import (
     ConnectionClosed,
     DialError,
     HopLost,
+    NonFinite,
     OutOfMemory,
     StepAborted,
 )
@@ -20,7 +21,7 @@ from distqatd.compute.payload import torch_sink
 from distqatd.compute.results import LossResult
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
-from distqatd.pipeline.links import Links, Parcels
+from distqatd.pipeline.links import NOTHING, Link, Links, Parcels
 from distqatd.pipeline.outcome import Outcome, check_not_lost
 from distqatd.pipeline.session import Session
 from distqatd.wire.payload import Message
@@ -61,7 +62,7 @@ class Push:
         Raises:
             HopLost: a later stage cannot be reached.
             StepAborted: the session has ended meanwhile.
-            NonFinite: outputs or gradients are, and the link's codec would hide it.
+            NonFinite: the loss is, or outputs are and the link's codec would hide it.
             RemoteProtocolError: what came is not what the links of this pipeline carry.
         """
         packed, targets = arrived.cut(len(arrived.tensors) - call.num_targets)
@@ -69,15 +70,15 @@ class Push:
         behind = self._links.behind(session.position)
         if session.is_last and not session.loss_at_trainer:
 
-            def end() -> tuple[LossResult, Parcels]:
+            def end() -> tuple[LossResult, Parcels, tuple[str, ...]]:
                 inputs = before.unpack_all(packed)
                 loss, grads = self._expert.loss_backward(
-                    call.microbatch, inputs, targets, call.scale, call.seed
+                    call.microbatch, inputs, targets, call.scale * call.loss_scale, call.seed
                 )
-                return loss, before.pack(grads)
+                return loss, *self._give_back(session, before, grads)
 
-            loss, grads = await self._compute(session, end, PRIORITY_BACKWARD)
-            return Outcome(grads, (), loss, 0)
+            loss, grads, vetoes = await self._compute(session, end, PRIORITY_BACKWARD)
+            return Outcome(grads, (), loss, 0, vetoes)
 
         def forward() -> Parcels:
             inputs = before.unpack_all(packed)
@@ -87,12 +88,28 @@ class Push:
         sent, reply = await self._ask_gradients(session, call, outputs, targets)
         returned = Parcels.read(reply)
 
-        def backward() -> Parcels:
+        def backward() -> tuple[Parcels, tuple[str, ...]]:
             grads = behind.unpack(returned, len(outputs.tensors))
-            return before.pack(self._expert.backward(call.microbatch, grads))
+            given = self._expert.backward(call.microbatch, grads)
+            return self._give_back(session, before, given)
 
-        grads = await self._compute(session, backward, PRIORITY_BACKWARD)
-        return Outcome.after(sent, reply, grads)
+        grads, vetoes = await self._compute(session, backward, PRIORITY_BACKWARD)
+        return Outcome.after(sent, reply, grads, vetoes)
+
+    def _give_back(
+        self, session: Session, before: Link, grads: tuple[Tensor | None, ...]
+    ) -> tuple[Parcels, tuple[str, ...]]:
+        """Return the gradients for the stage before us, and our veto if there is one.
+
+        That is known before the step is decided: the last microbatch of it brings it along.
+        """
+        veto = (self._uid,)
+        if self._expert.gradients_overflow(session.num_microbatches):
+            return NOTHING, veto
+        try:
+            return before.pack(grads), ()
+        except NonFinite:
+            return NOTHING, veto  # as a codec cannot carry them; the step is lost anyway
 
     async def _ask_gradients(
         self,

@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor
 
-from distqatd.base.errors import DistqatError, NetworkError, StepAborted
+from distqatd.base.errors import DistqatError, NetworkError, NonFinite, StepAborted
 from distqatd.base.events import EventLog
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.rng import stable_seed
@@ -32,8 +32,10 @@ from distqatd.pipeline.outcome import (
     read_link_bytes,
     read_loss,
     read_standings,
+    read_vetoes,
     sum_up,
 )
+from distqatd.pipeline.scaling import LossScaling
 from distqatd.pipeline.tensors import wired
 from distqatd.pipeline.together import all_of, attended
 from distqatd.pipeline.watch import Watch
@@ -52,6 +54,7 @@ class RouteRunner:
         session: under which they take our steps.
         pace: steps that the route takes between two rounds for each inner step of the run.
         standings: where each expert stood when it was last heard.
+        scaling: the loss scale; None in other precisions than fp16.
     """
 
     def __init__(
@@ -82,11 +85,18 @@ class RouteRunner:
         self._times: deque[float] = deque(maxlen=NUM_TIMES)
         self.standings: dict[ExpertUid, m.Standing] = {}
         self.pace = 1.0
+        self.scaling: LossScaling | None = None
+        self._vetoes: set[str] = set()
 
     @property
     def unconfirmed(self) -> int | None:
-        """Return the batch that is decided, but perhaps not applied by every stage yet."""
-        return self._decided.batch if self._decided is not None else None
+        """Return the batch that is committed, but perhaps not applied by every stage yet."""
+        return self._committed.batch if self._committed is not None else None
+
+    @property
+    def _committed(self) -> m.Decided | None:
+        """Return what is decided and perhaps not heard, if it is a COMMIT."""
+        return None if self._decided is None or self._decided.drops else self._decided
 
     @property
     def outer_step(self) -> int:
@@ -96,7 +106,7 @@ class RouteRunner:
     @property
     def round_is_next(self) -> bool:
         """Return whether some stage has a round before it takes a step after the decided one."""
-        pending = 1 if self._decided is not None else 0
+        pending = 1 if self._committed is not None else 0
         stages = self.standings.values()
         return any(s.in_round or s.steps_to_round - pending <= 0 for s in stages)
 
@@ -168,13 +178,16 @@ class RouteRunner:
     async def step(self, batch: Batch, number: int) -> StepResult:
         """Run batch `number` through the route; what is decided of the one before goes along.
 
+        If the result has vetoes, all stages drop the step: run the batch again.
+
         Raises:
-            NonFinite: the loss is NaN or infinite.
+            NonFinite: the loss is NaN or infinite; or gradients, and no loss scale helps.
             HopLost: a stage is gone or does not answer.
             DistqatError: whatever failed first; call `abort`, then replay the batch.
         """
         self._step += 1
         self._link_bytes = 0
+        self._vetoes.clear()
         began = asyncio.get_running_loop().time()
         parts = batch.split(self._diloco.num_microbatches)
         results: dict[int, LossResult] = {}
@@ -184,15 +197,33 @@ class RouteRunner:
 
         await self._attended(all_of(one(i, part) for i, part in enumerate(parts)))
         result = sum_up(self._step, results, parts, batch.num_samples)
-        result = replace(result, link_bytes=self._link_bytes)
-        self._decided = m.Decided(self._step, batch.num_samples, number)
+        result = replace(result, link_bytes=self._link_bytes, vetoes=tuple(sorted(self._vetoes)))
+        self._decided = self._decide(batch.num_samples, number)
         self._times.append(asyncio.get_running_loop().time() - began)
         return result
+
+    def _decide(self, num_samples: int, number: int) -> m.Decided:
+        """Decide the step, of which every stage has done its part.
+
+        Raises:
+            NonFinite: a stage has vetoed it, and a smaller loss scale cannot be the remedy.
+        """
+        scaling = self.scaling
+        scale = scaling.scale if scaling is not None else None
+        decided = m.Decided(self._step, num_samples, number, scale, drops=bool(self._vetoes))
+        if not decided.drops:
+            if scaling is not None:
+                scaling.good()
+        elif scaling is None or not scaling.overflowed():
+            names = ", ".join(sorted(self._vetoes))
+            raise NonFinite(f"gradients of {names} have NaN or infinite values; step dropped")
+        return decided
 
     async def _microbatch(
         self, index: int, part: Batch, num_samples: int, number: int
     ) -> LossResult:
         desk = self._desk
+        scale = self.scaling.scale if self.scaling is not None else None
         call = m.MicrobatchCall(
             self.route[0].uid,
             self.session,
@@ -203,6 +234,7 @@ class RouteRunner:
             0 if desk is not None else len(part.targets),
             self._decided,
             self.pace,
+            scale.value if scale is not None else 1.0,
         )
         if desk is None:
             loss = await self._forward(call, (*part.inputs, *part.targets))
@@ -226,6 +258,7 @@ class RouteRunner:
         )
         check_not_lost(reply)
         self._link_bytes += message.tensor_bytes + reply.tensor_bytes + read_link_bytes(reply)
+        self._vetoes.update(read_vetoes(reply))
         for hop, standing in zip(self.route, read_standings(reply), strict=False):
             self.standings[hop.uid] = m.Standing.read(standing)
         return read_loss(reply)
@@ -252,7 +285,7 @@ class RouteRunner:
             reason: for the stages.
             lost: uids of stages that are known to be gone; they are not waited for.
         """
-        decided, self._decided = self._decided, None
+        decided, self._decided = self._committed, None
         return await end_session(
             self._rpc, self.route, self.session, decided, reason, lost, self._events
         )

@@ -46,7 +46,12 @@ class InputQuantizer(nn.Module):
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Return rounded inputs of any shape; differentiable. Observes them when training."""
+        """Return rounded inputs of any shape; differentiable. Observes them when training.
+
+        In float32 also where the model computes in 16 bits: steps and their gradients are sums.
+        """
+        if inputs.is_floating_point():
+            inputs = inputs.float()
         if self.training:
             self._observe(inputs)
         step, low, high = self.levels()

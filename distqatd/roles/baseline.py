@@ -19,8 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distqatd.base.errors import DistqatError
+from distqatd.base.errors import ConfigError, DistqatError
 from distqatd.compute.device import pick_device
+from distqatd.compute.precision import Precision, in_float32
 from distqatd.compute.stages import build_whole_model
 from distqatd.compute.weights import Weights
 from distqatd.config.layers import Override
@@ -52,21 +53,37 @@ def whole_model(config: Config, device: torch.device) -> Stage:
     return build_whole_model(config, device, Weights(path) if named and path else None)
 
 
-def accumulate(model: nn.Module, criterion: Task, batch: Batch, num_microbatches: int) -> float:
+def _precision(config: Config, device: torch.device) -> Precision:
+    name = config.data.precision
+    if name == "fp16-mixed":
+        raise ConfigError("the baseline keeps no loss scale: set data.precision to fp32 or bf16")
+    return Precision(name, device.type)
+
+
+def accumulate(
+    model: nn.Module, criterion: Task, batch: Batch, num_microbatches: int, precision: Precision
+) -> float:
     """Add the batch's gradient to the model's, microbatch by microbatch; return the mean loss."""
     total = 0.0
     for part in batch.split(num_microbatches):
-        loss = criterion.loss(model(*part.inputs), part.targets)
+        with precision.autocast():
+            outputs = model(*part.inputs)
+        loss = criterion.loss(in_float32(outputs), part.targets)
         (loss * (part.num_samples / batch.num_samples)).backward()  # type: ignore[no-untyped-call]
         total += loss.item() * part.num_samples / batch.num_samples
     return total
 
 
 def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineStep]:
-    """Run the whole schedule on `model`, one batch an inner step, yielding after each."""
+    """Run the whole schedule on `model`, one batch an inner step, yielding after each.
+
+    Raises:
+        ConfigError: in fp16-mixed.
+    """
     diloco = config.diloco
     criterion = task(config.data.task_type)
     device = next(model.parameters()).device
+    precision = _precision(config, device)
     schedule = RunSchedule(diloco)
     inner = make_inner_optimizer(model.parameters(), diloco.inner_optim)
     rates = [group["lr"] for group in inner.param_groups]
@@ -78,7 +95,7 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
         num_steps = schedule.inner_steps(outer_step)
         for done in range(num_steps):
             batch = _to(dataset.batch(step), device)
-            loss = accumulate(model, criterion, batch, diloco.num_microbatches)
+            loss = accumulate(model, criterion, batch, diloco.num_microbatches, precision)
             if diloco.inner_optim.max_grad_norm is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), diloco.inner_optim.max_grad_norm)
             for group, rate in zip(inner.param_groups, rates, strict=True):
@@ -98,11 +115,14 @@ def evaluate(config: Config, model: Stage, dataset: Dataset) -> dict[str, float 
     """Return loss and accuracy on the validation samples, and the mean return of a policy."""
     criterion = task(config.data.task_type)
     device = next(model.parameters()).device
+    precision = _precision(config, device)
     model.eval()
     sums: dict[str, float] = {}
     for batch in dataset.validation_batches():
         moved = _to(batch, device)
-        for name, value in criterion.metrics(model(*moved.inputs), moved.targets).items():
+        with precision.autocast():
+            outputs = model(*moved.inputs)
+        for name, value in criterion.metrics(in_float32(outputs), moved.targets).items():
             sums[name] = sums.get(name, 0.0) + value
     earned = _play(model, dataset.trial(), device)
     model.train()

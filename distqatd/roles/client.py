@@ -277,5 +277,6 @@ class ClientRole:
             eval_accuracy=found.accuracy,
             eval_return=found.mean_return,
             eval_outer_step=found.outer_step,
+            overflows=ledger.overflows,
         )
         context.dht.announce(r.leases_key(context.run_id), "client", record.pack(), ttl_s=TTL_S)

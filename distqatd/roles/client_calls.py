@@ -115,6 +115,7 @@ class Report:
         outer_step: lowest committed outer step of the route's stages.
         leaves: whether this is the job's last report: the trainer leaves, and nothing is open.
         step_s: seconds that a step takes, the median of the last ones; 0.0 while unknown.
+        num_overflows: steps that were dropped since the last report because gradients overflowed.
     """
 
     pipeline: int
@@ -128,6 +129,7 @@ class Report:
     outer_step: int
     leaves: bool = False
     step_s: float = 0.0
+    num_overflows: int = 0
 
     def body(self) -> dict[str, Any]:
         """Return the fields of the message."""
@@ -143,6 +145,7 @@ class Report:
             "outer_step": self.outer_step,
             "leaves": self.leaves,
             "step_s": self.step_s,
+            "num_overflows": self.num_overflows,
         }
 
     @classmethod
@@ -167,6 +170,7 @@ class Report:
             need(body, "outer_step", int),
             need(body, "leaves", bool),
             _read_share(body, "step_s", MAX_STEP_S),
+            need(body, "num_overflows", int),
         )
 
 

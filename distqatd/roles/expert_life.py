@@ -11,6 +11,7 @@ from distqatd.base.errors import DistqatError, OutOfMemory, SwarmError
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
+from distqatd.compute.precision import Precision
 from distqatd.compute.stages import build_trained_stage
 from distqatd.compute.weights import LoadedWeights, Weights
 from distqatd.config.schedules import RunSchedule
@@ -73,6 +74,7 @@ async def build_hosted(context: Context, parts: ExpertParts, slot: Slot) -> Host
             is_first=slot.stage == context.stage_names[0],
             timer=parts.timer,
             schedule=RunSchedule(config.diloco),
+            precision=Precision(config.data.precision, parts.device.partition(":")[0]),
         )
         return expert, loaded
 

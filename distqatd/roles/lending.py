@@ -56,6 +56,7 @@ class Lending:
         self._before = record
         if record is not None:
             self.ledger.replayed = record.replayed
+            self.ledger.overflows = record.overflows
             self.ledger.duplicated = record.duplicated
 
     def counts(self) -> tuple[int, int, int]:
@@ -94,6 +95,7 @@ class Lending:
     def note(self, report: calls.Report) -> bool:
         """Write a report down; False if a lease it works on is not its own (any more)."""
         self.ledger.replayed += report.num_replayed
+        self.ledger.overflows += report.num_overflows
         if not self.is_ready:
             self._claims |= {(x.pipeline, x.fence): x for x in leases_of(report)}
             return True

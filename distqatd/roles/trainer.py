@@ -167,6 +167,7 @@ class TrainerRole:
                 num_replayed=progress.num_replayed,
                 link_bytes=round(progress.link_bytes),
                 first_step_unix_s=progress.first_step_unix_s,
+                loss_scale=progress.loss_scale,
             )
             subkey = IDLE if job.pipeline < 0 else str(job.pipeline)
             context.dht.announce(self._key, subkey, record.pack(), ttl_s=TTL_S)

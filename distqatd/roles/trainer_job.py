@@ -29,6 +29,8 @@ class Progress:
     Attributes:
         step_s: seconds of a step, smoothed.
         link_bytes: bytes of a step's tensors on all links, smoothed.
+        num_overflows: steps dropped because gradients overflowed; their batches were run again.
+        loss_scale: in fp16; 0.0 otherwise.
     """
 
     step: int = 0
@@ -38,6 +40,8 @@ class Progress:
     num_samples: int = 0
     link_bytes: float = 0.0
     num_replayed: int = 0
+    num_overflows: int = 0
+    loss_scale: float = 0.0
     outer_step: int = 0
     route: tuple[str, ...] = ()
     first_step_unix_s: float = 0.0
@@ -98,6 +102,7 @@ class Job:
     lost: tuple[PeerId, ...] = ()
     unreported_replays: int = 0
     unreported_skips: int = 0
+    unreported_overflows: int = 0
     unsettled: dict[Hop, CommitCall] = field(default_factory=dict)
     due: asyncio.Event = field(default_factory=asyncio.Event)
     news: asyncio.Event = field(default_factory=asyncio.Event)
@@ -152,6 +157,7 @@ class Job:
             self.runner is None,
             standing.outer_step,
             step_s=standing.step_s,
+            num_overflows=self.unreported_overflows,
         )
 
     def take(self, report: calls.Report, grant: calls.Grant, num_failures: int) -> None:
@@ -170,6 +176,7 @@ class Job:
         self.term = grant.term
         self.unreported_replays -= report.num_replayed
         self.unreported_skips -= report.num_skipped
+        self.unreported_overflows -= report.num_overflows
         self.lost = tuple(peer for peer in self.lost if peer not in report.lost)
         self.leases.answered(report.held)
         self.pace = grant.pace or self.pace

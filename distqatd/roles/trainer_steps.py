@@ -10,6 +10,7 @@ from distqatd.pipeline.drivers import MAX_UNSETTLED, Drivers
 from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.outcome import StepResult
 from distqatd.pipeline.runner import RouteRunner
+from distqatd.pipeline.scaling import LossScaling
 from distqatd.roles.batches import Batches
 from distqatd.roles.context import Context
 from distqatd.roles.trainer_job import Job
@@ -46,6 +47,7 @@ class JobSteps:
         self._num_non_finite = 0
         self._num_in_vain = 0
         self._in_step = False
+        self._scaling = LossScaling(context.config.data)
 
     async def run(self) -> None:
         """Run until the client says that the job is over."""
@@ -115,9 +117,11 @@ class JobSteps:
             context.events,
             context.config.seed,
         )
+        runner.scaling = self._scaling
         self._drivers.driven.add(runner.session)
         await runner.settle(job.unsettled)
         self._skip(lease, await runner.open(lease.next, lease.end))
+        self._scaling.adopt(standing.scale for standing in runner.standings.values())
         if runner.round_is_next:
             await runner.wait_round()
         job.progress.route = tuple(hop.uid for hop in runner.route)
@@ -170,17 +174,38 @@ class JobSteps:
         runner.pace = self._job.pace
         result = await runner.step(batch, number)
         self._in_step = False
-        lease.next = number + 1
-        self._count(result, number, max(loop.time() - began, 1e-6))
+        if result.vetoes:
+            self._count_overflow(result, number)
+        else:
+            lease.next = number + 1
+            self._count(result, number, max(loop.time() - began, 1e-6))
         if runner.round_is_next:
             await runner.flush()
             await runner.wait_round()
         self._job.progress.outer_step = runner.outer_step
 
+    def _count_overflow(self, result: StepResult, number: int) -> None:
+        """Take note that all stages drop a step; its batch is the next one again.
+
+        Not given up, as loss scaling is usually done: it would be in the books of all stages with
+        nothing trained on it, and a trainer that takes over might train one stage on it.
+        """
+        self._job.progress.num_overflows += 1
+        self._job.unreported_overflows += 1
+        scale = self._scaling.scale
+        self._context.events.emit(
+            "step.overflowed",
+            pipeline=self._job.pipeline,
+            batch=number,
+            vetoes=" ".join(result.vetoes),
+            loss_scale=scale.value if scale is not None else 1.0,
+        )
+
     def _count(self, result: StepResult, number: int, took_s: float) -> None:
         events, progress = self._context.events, self._job.progress
         self._num_non_finite = self._num_in_vain = 0
         progress.count(result.loss, result.num_samples, took_s, result.link_bytes)
+        progress.loss_scale = self._scaling.scale.value if self._scaling.scale is not None else 0.0
         if result.step == 1:  # whoever waits for the end of a failover waits for this
             events.emit("pipeline.running", pipeline=self._job.pipeline, batch=number)
         if progress.step == 1:
@@ -244,5 +269,6 @@ class JobSteps:
             "batch.skipped", degraded=True, pipeline=self._job.pipeline, batch=lease.next
         )
         self._num_non_finite = 0
+        self._scaling.given_up()
         lease.next += 1
         self._job.unreported_skips += 1

@@ -64,6 +64,7 @@ class Ledger:
         term: of the client's duty; part of every fence.
         next_batch: the first batch that was never lent.
         replayed: steps that were given up; their batches came again.
+        overflows: steps that were dropped because gradients overflowed; likewise.
         skipped: batches that were given up for good, because their loss is not finite.
         duplicated: batches that a stage applied twice, as the experts' rounds counted it.
     """
@@ -73,6 +74,7 @@ class Ledger:
     next_batch: int = 0
     next_counter: int = 1
     replayed: int = 0
+    overflows: int = 0
     skipped: int = 0
     duplicated: int = 0
     done: IntervalSet = field(default_factory=IntervalSet)

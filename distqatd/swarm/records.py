@@ -148,6 +148,7 @@ class TrainerRecord(_Record):
 
     Attributes:
         link_bytes: bytes of a step's tensors on all links of its route, both ways, smoothed.
+        loss_scale: in fp16; 0.0 otherwise.
     """
 
     addresses: tuple[str, ...]
@@ -162,6 +163,7 @@ class TrainerRecord(_Record):
     num_replayed: int
     first_step_unix_s: float
     link_bytes: int = 0
+    loss_scale: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class LeaseRecord(_Record):
         term: grows with every holder; of two records the one with the higher term counts.
         next_batch: batches below it may have been lent.
         eval_outer_step: of the anchor that `eval_*` are about; -1 if none was evaluated.
+        overflows: steps that all stages dropped because gradients of one overflowed fp16.
     """
 
     addresses: tuple[str, ...]
@@ -190,6 +193,7 @@ class LeaseRecord(_Record):
     eval_accuracy: float
     eval_return: float = -1.0
     eval_outer_step: int = -1
+    overflows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

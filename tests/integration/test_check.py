@@ -43,3 +43,15 @@ def test_a_port_in_use_is_named(
 def test_a_gpu_that_is_absent_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--check", "--role=expert", "--device=cuda", "--port=0"]) == 78
     assert "cuda" in capsys.readouterr().err.lower()
+
+
+def test_a_precision_that_a_device_cannot_compute_in_is_named(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cannot(*_: object, **__: object) -> object:
+        raise RuntimeError("conv2d not implemented for Half")
+
+    monkeypatch.setattr(torch, "autocast", cannot)
+    arguments = ["--check", "--role=expert", "--device=cpu", "--data-precision=fp16-mixed"]
+    assert cli.main([*arguments, "--port=0"]) == 78
+    assert "data.precision 'fp16-mixed' does not work on cpu" in capsys.readouterr().err

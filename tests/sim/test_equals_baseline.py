@@ -87,7 +87,8 @@ def train_swarm(config: Config) -> tuple[list[float], dict[str, torch.Tensor]]:
 
     async def step(self, batch, number):
         result = await plain_step(self, batch, number)
-        losses.append(result.loss)
+        if not result.vetoes:  # a step that is dropped, in fp16
+            losses.append(result.loss)
         return result
 
     async def scenario(sim):

@@ -4,6 +4,7 @@ import torch
 
 from distqatd.base.events import EventLog
 from distqatd.compute.expert import Expert
+from distqatd.compute.precision import Precision
 from distqatd.config.sections import (
     DataConfig,
     DilocoConfig,
@@ -22,6 +23,7 @@ from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.links import make_links
 from distqatd.pipeline.messages import SessionId
 from distqatd.pipeline.runner import RouteRunner
+from distqatd.pipeline.scaling import LossScaling
 from distqatd.swarm.routes import Hop
 from tests.support.inline_executor import InlineExecutor
 from tests.support.memory_rpc import MemoryNetwork
@@ -56,7 +58,10 @@ class Pipeline:
         executor=InlineExecutor,
         max_in_flight=32,
         quant=None,
+        data=None,
     ):
+        self.data = data or DataConfig()
+        self.scaling = LossScaling(self.data)
         self.net = MemoryNetwork()
         self.executor = executor
         self.max_in_flight = max_in_flight
@@ -96,6 +101,7 @@ class Pipeline:
             OuterOptimConfig(),
             task=task("cv"),
             is_first=position == 0,
+            precision=Precision(self.data.precision),
         )
         hosted = HostedExpert(
             hop.uid,
@@ -119,7 +125,7 @@ class Pipeline:
         return self.host(position, boot_epoch=boot_epoch)
 
     def runner(self, route=None, fence=1, serial=1, rpc=None):
-        return RouteRunner(
+        runner = RouteRunner(
             rpc or self.rpc,
             route or self.route,
             SessionId(fence, serial),
@@ -129,6 +135,8 @@ class Pipeline:
             self.events,
             seed=0,
         )
+        runner.scaling = self.scaling
+        return runner
 
     def state(self, route=None):
         found = {}
