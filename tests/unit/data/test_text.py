@@ -35,9 +35,15 @@ def test_no_more_is_opened_than_needed(tmp_path: Path) -> None:
     assert read_files(paths[:1], 99) == b"12345"
 
 
-def test_python_sources_are_the_standard_library_in_order_of_name() -> None:
-    config = DataConfig(
-        dataset_name="python_sources", task_type="llm", seq_len=64, max_bytes=100_000
+@pytest.mark.parametrize("task_type", ["llm", "nlp"])
+def test_python_sources_are_the_standard_library_in_order_of_name(task_type: str) -> None:
+    config = DataConfig.model_validate(
+        {
+            "dataset_name": "python_sources",
+            "task_type": task_type,
+            "seq_len": 64,
+            "max_bytes": 100_000,
+        }
     )
     source = open_python_sources(config)
     first = min(Path(sysconfig.get_path("stdlib")).glob("*.py"))

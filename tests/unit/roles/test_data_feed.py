@@ -1,6 +1,7 @@
 """A trainer and a data server in one process, over a real socket."""
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -16,14 +17,14 @@ from distqatd.base.errors import ComputeError, ConfigError, DialError
 from distqatd.base.events import EventLog
 from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
-from distqatd.config.sections import DataConfig
+from distqatd.config.sections import DataConfig, DataServerConfig
 from distqatd.data.batches import Batch, Dataset, Finish, open_dataset
 from distqatd.data.ring import Ring, allocate, ring_size
 from distqatd.data.source import Raw
 from distqatd.roles import data_calls as calls
 from distqatd.roles.batches import LaterBatches
 from distqatd.roles.data_feed import ServedBatches, Server
-from distqatd.roles.data_server import DataServer, accept_all
+from distqatd.roles.data_server import DataServer, accept_all, serve
 from distqatd.roles.packets import MAX_PACKET, Packets, connect, listen
 from tests.support.inline_executor import InlineExecutor
 
@@ -131,6 +132,34 @@ async def test_batches_out_of_the_ring_are_those_of_the_data_set(machine: Machin
     assert all(same(one, other) for one, other in zip(found, expected, strict=True))
     assert await feed.trial() is None
     feed.close()
+
+
+async def test_where_the_kernel_gives_no_memory_batches_come_through_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "memfd_create", full)
+    listener = listen(NAME)
+    assert listener is not None
+    told: dict[str, dict[str, object]] = {}
+    job = calls.Job(DATA, SEED, SIZE, DataServerConfig(slots=4), str(tmp_path))
+    async with running(tmp_path) as machine:
+
+        def say(kind: str, **fields: object) -> None:
+            told[kind] = fields
+
+        serving = asyncio.get_running_loop().create_task(serve(job, listener, say))
+        feed = machine.trainer(may_read=False)
+        for number in range(6):
+            assert same(await feed.batch(number, 6), machine.dataset.batch(number))
+        feed.close()
+        serving.cancel()
+        await asyncio.wait([serving])
+    assert told["data.ring_in_file"]["degraded"] is True
+    assert told["data.ring_in_file"]["reason"] == "No space left on device"
+    listener.close()
 
 
 async def test_two_trainers_that_want_the_same_batch_have_it_read_once(machine: Machine) -> None:
