@@ -93,10 +93,14 @@ def reassign(  # noqa: PLR0913  one parameter per option
         raise CommandFailed(
             "to reassign, say --stage S, or --auto (and with it --dry-run)", code=USAGE
         )
+    if auto and force:
+        raise CommandFailed(
+            "--force goes with --stage S: --auto never takes a stage's last replica", code=USAGE
+        )
     client = socket_client(socket)
     if dry_run:
-        moves = client.get(c.Moves, "/v1/moves")
-        return _print(moves) if as_json else control_tables.show_moves(console(), moves)
+        moves = client.get(c.Moves, "/v1/moves", peer=peer)
+        return _print(moves) if as_json else control_tables.show_moves(console(), moves, peer)
     request = c.OrderRequest(
         kind="reassign", peer=peer, stage=stage, auto=auto, deadline_s=deadline, force=force
     )

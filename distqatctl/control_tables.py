@@ -20,14 +20,14 @@ def show_jobs(out: Console, jobs: c.Jobs) -> None:
     out.print(shown if jobs.jobs else "no operation is remembered")
 
 
-def show_moves(out: Console, moves: c.Moves) -> None:
-    """Print what would move, and why."""
+def show_moves(out: Console, moves: c.Moves, peer: str = "") -> None:
+    """Print what would move, and why; of `peer` only, if it was named."""
     shown = table("EXPERT", "PEER", "FROM", "TO", "BECAUSE")
     for move in moves.moves:
         row(shown, move.uid, move.nickname, move.from_stage, move.to_stage, move.reason)
     if moves.moves:
         out.print(shown)
-        out.print("next: distqatctl reassign --auto")
+        out.print(cell(" ".join(("next: distqatctl reassign", *peer.split(), "--auto"))))
     else:
         out.print(cell(f"nothing to move: {moves.reason}"))
 

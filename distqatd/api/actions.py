@@ -33,8 +33,12 @@ class Actions(Protocol):
         """Return the operations that are remembered, oldest first."""
         ...
 
-    async def moves(self) -> Moves:
-        """Return the moves that pay now, and why."""
+    async def moves(self, peer: str) -> Moves:
+        """Return the moves that pay now, and why; of one peer or expert, if it is named.
+
+        Raises:
+            NotFound: no such peer.
+        """
         ...
 
     async def why(self, peer: str) -> Why:
@@ -75,8 +79,8 @@ def add_actions(app: FastAPI, actions: Actions) -> None:
         return await actions.job(number)
 
     @app.get("/v1/moves", dependencies=owner)
-    async def moves() -> Moves:
-        return await actions.moves()
+    async def moves(peer: PeerName = "") -> Moves:
+        return await actions.moves(peer)
 
     @app.get("/v1/why", dependencies=owner)
     async def why(peer: PeerName = "") -> Why:

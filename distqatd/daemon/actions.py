@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING
 from distqatd.api import control_schema as c
 from distqatd.base.decision import Decision
 from distqatd.base.errors import ControlError, NotFound, SwarmError
-from distqatd.base.ids import PeerId, nickname
+from distqatd.base.ids import nickname
 from distqatd.daemon.commands import Commands
 from distqatd.daemon.doctor import examine
 from distqatd.daemon.jobs import Job
+from distqatd.daemon.names import Named
 from distqatd.daemon.orders import REASSIGN, Order
-from distqatd.roles.rebalancer import plan
+from distqatd.roles.rebalancer import plan_confirmed
 from distqatd.swarm.rebalance import Move
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class NodeActions:
         commands = self._commands()
         if request.kind == REASSIGN and request.auto == bool(request.stage):
             raise ControlError("to reassign, name the stage or leave it to the swarm: one of both")
-        whom = commands.find(request.peer) if request.peer or not request.auto else None
+        if request.auto and request.force:
+            raise ControlError("a stage never loses its last replica to --auto: name the stage")
         if request.auto:
-            moves = self._planned(whom.peer_id if whom else None)
+            moves = await self._planned(request.peer)
             if not moves.value:
                 raise NotFound(f"nothing to move: {moves.reason}")
             return _job(commands.move_all(moves.value, request.deadline_s))
-        if whom is None:
-            raise NotFound("no peer was named")
+        whom = commands.find(request.peer)
         order = Order(
             request.kind, whom.scope, request.stage, request.deadline_s, is_forced=request.force
         )
@@ -62,19 +63,27 @@ class NodeActions:
         """Return the operations that are remembered, oldest first."""
         return c.Jobs(jobs=tuple(_job(job) for job in self._commands().jobs.all()))
 
-    def _planned(self, peer: PeerId | None) -> Decision[tuple[Move, ...]]:
-        """Return the moves that pay now; of one peer, if it is named."""
+    async def _planned(self, peer: str) -> Decision[tuple[Move, ...]]:
+        """Return the moves that pay now, into gaps that others see too; of one peer, if named."""
         context = self._node.context
         if context is None:
             raise SwarmError("this daemon has not joined a run yet; try again in a moment")
         client = self._node.client
-        decision = plan(context, context.directory.view, client.routes if client else {})
-        moves = tuple(move for move in decision.value if peer in (None, move.peer_id))
+        whom = self._commands().find(peer) if peer else None
+        view = context.directory.view
+        decision = await plan_confirmed(context, view, client.routes if client else {})
+        moves = decision.value
+        if whom is not None:
+            moves = tuple(each for each in moves if _is_of(each, whom))
         return Decision(moves, decision.reason)
 
-    async def moves(self) -> c.Moves:
-        """Return the moves that pay now, and why."""
-        decision = self._planned(None)
+    async def moves(self, peer: str = "") -> c.Moves:
+        """Return the moves that pay now, and why; of one peer or expert, if it is named.
+
+        Raises:
+            NotFound: no such peer.
+        """
+        decision = await self._planned(peer)
         return c.Moves(
             moves=tuple(
                 c.Move(
@@ -134,6 +143,10 @@ class NodeActions:
     async def doctor(self) -> c.Doctor:
         """Look at what can be wrong with this daemon and its machine."""
         return c.Doctor(checks=await examine(self._node))
+
+
+def _is_of(move: Move, whom: Named) -> bool:
+    return move.peer_id == whom.peer_id and (not whom.scope or move.uid in whom.scope)
 
 
 def _job(job: Job) -> c.Job:

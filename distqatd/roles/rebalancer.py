@@ -29,6 +29,9 @@ GAIN_GRACE_S = 30.0
 REST_S = 60.0
 """After a move nothing moves for gain for so long: speeds have to be measured anew."""
 
+DENIED_S = 30.0
+"""A gap in which others see an expert is no gap for so long."""
+
 MOVE_S = 10.0
 """The peer of the expert has so long to accept, seconds."""
 
@@ -47,6 +50,7 @@ class Rebalancer:
         self._since: tuple[Key, float] = ((), 0.0)
         self._rests_until = 0.0
         self._is_asking = False
+        self._denied_until: dict[str, float] = {}
         self.last: Decision[tuple[Move, ...]] = Decision((), "nothing was looked at yet")
 
     def look(self, view: SwarmView, routes: Mapping[int, Route]) -> None:
@@ -59,7 +63,8 @@ class Rebalancer:
             routes: the routes that pipelines use.
         """
         now = asyncio.get_running_loop().time()
-        self.last = plan(self._context, view, routes)
+        self._denied_until = {s: at for s, at in self._denied_until.items() if at > now}
+        self.last = plan(self._context, view, routes, denied_gaps=self._denied_until)
         self._context.note("move", "rebalance", self.last.reason)
         moves = self.last.value
         key = tuple((move.from_stage, move.to_stage) for move in moves)
@@ -88,6 +93,7 @@ class Rebalancer:
         decision = await confirm_gap(self._context, stage)
         self._context.note("gap", stage, decision.reason)
         if not decision.value:
+            self._denied_until[stage] = asyncio.get_running_loop().time() + DENIED_S
             self._context.events.emit("gap.unconfirmed", stage=stage, reason=decision.reason)
         return decision.value
 
@@ -113,16 +119,29 @@ class Rebalancer:
 
 
 def plan(
-    context: Context, view: SwarmView, routes: Mapping[int, Route]
+    context: Context,
+    view: SwarmView,
+    routes: Mapping[int, Route],
+    *,
+    denied_gaps: Collection[str] = (),
 ) -> Decision[tuple[Move, ...]]:
     """Return what the rebalancer would do in this view, and why; nothing is done."""
     config = context.config
     limits = Limits(
         in_use=in_use(view, routes),
+        denied_gaps=tuple(denied_gaps),
         max_pipelines=config.model_pipeline.max_pipelines,
         max_index=config.max_expert_index,
     )
     return plan_moves(view, limits)
+
+
+async def plan_confirmed(
+    context: Context, view: SwarmView, routes: Mapping[int, Route]
+) -> Decision[tuple[Move, ...]]:
+    """Return the same as `plan`, with only those gaps that other peers see as well."""
+    denied = [gap for gap in view.gaps if not (await confirm_gap(context, gap)).value]
+    return plan(context, view, routes, denied_gaps=denied)
 
 
 def in_use(view: SwarmView, routes: Mapping[int, Route]) -> Collection[ExpertUid]:

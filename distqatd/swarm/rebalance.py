@@ -58,13 +58,13 @@ class Limits:
 
     Attributes:
         in_use: experts that are part of a route; the others are spares, which move first.
-        confirmed_gaps: stages that others see without an expert too; None: believe the view.
+        denied_gaps: stages without an expert in this view in which other peers see one.
         max_pipelines: pipelines the run forms at most.
         max_index: replicas of a stage at most.
     """
 
     in_use: Collection[ExpertUid] = ()
-    confirmed_gaps: Collection[str] | None = None
+    denied_gaps: Collection[str] = ()
     max_pipelines: int = MAX_PIPELINES
     max_index: int = 128
 
@@ -150,7 +150,7 @@ def _gap_move(view: SwarmView, limits: Limits) -> Decision[tuple[Move, ...]]:
     """Return the move of the expert that is missed least into the first gap."""
     reason = ""
     for gap in view.gaps:
-        if limits.confirmed_gaps is not None and gap not in limits.confirmed_gaps:
+        if gap in limits.denied_gaps:
             reason = f"{gap} has no expert as we see it, but others do not confirm that"
             continue
         donors = [stage for stage in view.stages if len(stage.serving) > 1]

@@ -75,8 +75,9 @@ class FakeActions:
     async def jobs(self) -> c.Jobs:
         return c.Jobs(jobs=(self.ending,))
 
-    async def moves(self) -> c.Moves:
-        return self.moves_reply
+    async def moves(self, peer: str) -> c.Moves:
+        found = [move for move in self.moves_reply.moves if peer in ("", move.nickname)]
+        return self.moves_reply.model_copy(update={"moves": tuple(found)})
 
     async def why(self, peer: str) -> c.Why:
         reason = c.Reason(

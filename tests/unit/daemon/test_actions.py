@@ -63,8 +63,10 @@ async def answers(sim):
     found["nobody"] = await refusal(boss.actions, OrderRequest(kind="drain", peer="nobody"))
     found["no key"] = await refusal(own.actions, OrderRequest(kind="drain", peer=names[1]))
     found["both"] = await refusal(own.actions, OrderRequest(kind="reassign"))
-    found["moves"] = await boss.actions.moves()
+    found["moves"] = await boss.actions.moves("")
     found["auto"] = await refusal(boss.actions, OrderRequest(kind="reassign", auto=True))
+    forced = OrderRequest(kind="reassign", auto=True, force=True)
+    found["forced auto"] = await refusal(boss.actions, forced)
     found["drained"] = await ended(boss.actions, OrderRequest(kind="drain", peer=names[0]))
     found["status"] = await own.status()
     await asyncio.sleep(12)
@@ -114,6 +116,7 @@ def test_what_must_not_be_done_is_refused():
     assert found()["last"] is Unsafe
     assert found()["both"] is ControlError
     assert found()["auto"] is NotFound
+    assert found()["forced auto"] is ControlError
 
 
 def test_a_drained_expert_serves_again_and_moves_to_another_stage():

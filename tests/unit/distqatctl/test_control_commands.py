@@ -151,7 +151,14 @@ def test_ctrl_c_ends_the_watching_alone(
 
 
 @pytest.mark.parametrize(
-    "argv", [(), ("--auto", "--stage", "back"), ("--dry-run",), ("--stage", "back", "--dry-run")]
+    "argv",
+    [
+        (),
+        ("--auto", "--stage", "back"),
+        ("--dry-run",),
+        ("--stage", "back", "--dry-run"),
+        ("--auto", "--force"),
+    ],
 )
 def test_a_reassign_needs_a_stage_or_auto(run: Run, daemon: Daemon, argv: tuple[str, ...]) -> None:
     assert run("reassign", "birch-bbbb", *argv) == 2
@@ -174,6 +181,9 @@ def test_a_dry_run_says_what_and_why_and_does_nothing(
     shown = capsys.readouterr().out
     assert "back has no expert" in shown
     assert "next: distqatctl reassign --auto" in shown
+    assert run("reassign", "birch-bbbb", "--auto", "--dry-run") == 0
+    assert "next: distqatctl reassign birch-bbbb --auto" in capsys.readouterr().out
+    assert daemon.asked[-1] == ("/v1/moves", {"peer": "birch-bbbb"})
     daemon.moves = c.Moves(moves=(), reason="every stage has two")
     assert run("reassign", "--auto", "--dry-run") == 0
     assert "nothing to move: every stage has two" in capsys.readouterr().out

@@ -4,15 +4,25 @@ import asyncio
 
 import pytest
 
+from distqatd.base.decision import Decision
 from distqatd.base.errors import ExpertNotFound, StaleTerm, SwarmError
 from distqatd.roles import rebalancer as module
-from distqatd.roles.rebalancer import GAIN_GRACE_S, GAP_GRACE_S, MOVE, Rebalancer, plan
+from distqatd.roles.directory import SEES
+from distqatd.roles.rebalancer import (
+    GAIN_GRACE_S,
+    GAP_GRACE_S,
+    MOVE,
+    Rebalancer,
+    plan,
+    plan_confirmed,
+)
+from distqatd.roles.vantage import confirm_gap
 from distqatd.swarm import records as r
 from distqatd.wire.payload import Message
 from tests.support.contexts import kinds
 from tests.support.expert_roles import ExpertWorld
 from tests.support.loops import on_virtual_time
-from tests.support.views import lease
+from tests.support.views import info, lease, view_of
 
 RUN = "distqat"
 
@@ -72,6 +82,59 @@ async def test_a_gap_that_another_vantage_point_does_not_see_moves_nobody():
         assert "gap.unconfirmed" in kinds(context)
         assert "expert.move_asked" not in kinds(context)
         assert "reaches what we do not" in " ".join(e.text for e in context.reasons.all())
+        assert "others do not confirm" in rebalancer.last.reason
+
+
+@on_virtual_time
+async def test_a_gap_that_others_deny_does_not_hold_up_the_next_one(monkeypatch):
+    async def seen_by_others(_, stage):
+        return Decision(stage != "body", "as the test says")
+
+    monkeypatch.setattr(module, "confirm_gap", seen_by_others)
+    stages = ("front", "body", "back")
+    view = view_of(stages, *(info(peer, f"front.0.{i}.0") for i, peer in enumerate("abc")))
+    async with ExpertWorld("front", "back") as world:
+        rebalancer, context = holder(world)
+        asked = []
+
+        async def move(_, message):
+            asked.append(message.body["stage"])
+            return Message({})
+
+        for peer in "abc":
+            world.net.peer(peer).serve(MOVE, move)
+        for _ in range(20):
+            rebalancer.look(view, {})
+            await asyncio.sleep(1)
+        assert "gap.unconfirmed" in kinds(context)
+        assert set(asked) == {"back"}
+        assert "others do not confirm" in rebalancer.last.reason
+
+
+@on_virtual_time
+async def test_a_gap_that_nobody_who_is_asked_can_confirm_moves_nobody():
+    async with ExpertWorld("front", "back") as world:
+        await pinned_to_front(world, *"abc")
+        rebalancer, context = holder(world)
+        await context.directory.refresh()
+        for peer in "abc":  # they still hear us, and we them: only this question is not answered
+            world.net.peer(peer).served.pop(SEES)
+        await look_for(rebalancer, context, 3 * GAP_GRACE_S)
+        assert "expert.move_asked" not in kinds(context)
+        assert "we may be the one who is cut off" in " ".join(
+            reason.text for reason in context.reasons.all()
+        )
+
+
+@on_virtual_time
+async def test_who_does_not_answer_is_not_the_last_to_be_asked():
+    async with ExpertWorld("front", "back") as world:
+        await pinned_to_front(world, *"abcdef")
+        for peer in "abcde":
+            world.net.peer(peer).served.pop(SEES)
+        _, context = holder(world)
+        await context.directory.refresh()
+        assert (await confirm_gap(context, "back")).reason == "1 other peers see the same"
 
 
 @on_virtual_time
@@ -89,6 +152,21 @@ async def test_a_gain_is_waited_for_longer_and_nothing_moves_right_after_a_move(
         assert "expert.move_asked" not in kinds(context)
         await look_for(rebalancer, context, 20)
         assert kinds(context).count("expert.move_asked") == 1
+
+
+@on_virtual_time
+async def test_a_plan_on_request_leaves_out_gaps_in_which_others_see_an_expert():
+    async with ExpertWorld("front", "back") as world:
+        world.start(*"abc")
+        await world.serving(*"abc")
+        await asyncio.sleep(6)
+        _, context = holder(world)
+        [back] = [p for p in "abc" if world.roles[p].slot.stage == "back"]
+        view = (await context.directory.refresh()).without([back])
+        assert plan(context, view, {}).value
+        decision = await plan_confirmed(context, view, {})
+        assert decision.value == ()
+        assert "others do not confirm" in decision.reason
 
 
 @on_virtual_time

@@ -37,10 +37,10 @@ def test_a_gap_takes_a_spare_of_the_stage_with_the_most_replicas():
 
 
 def test_a_gap_that_others_do_not_confirm_moves_nobody():
-    decision = plan_moves(two(3, 0), Limits(confirmed_gaps=()))
+    decision = plan_moves(two(3, 0), Limits(denied_gaps=("tail",)))
     assert decision.value == ()
     assert "others do not confirm" in decision.reason
-    assert plan_moves(two(3, 0), Limits(confirmed_gaps=("tail",))).value[0].to_stage == "tail"
+    assert plan_moves(two(3, 0), Limits(denied_gaps=("head",))).value[0].to_stage == "tail"
 
 
 def test_the_last_replica_fills_no_gap():
