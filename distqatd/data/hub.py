@@ -98,10 +98,15 @@ def open_stream(config: DataConfig, path: Path | None) -> HubStream:
     """Open a data set of the Hub, or the table or text file at `path`, as a stream.
 
     Raises:
-        ConfigError: there is no such data set, or it cannot be reached.
+        ConfigError: there is no such data set, it cannot be reached, or `path` is a folder.
     """
     if path is None:
         return HubStream(_load(config, config.dataset_name, config.dataset_config, streaming=True))
+    if path.is_dir():
+        raise ConfigError(
+            f"data.dataset_name {config.dataset_name!r} is a folder, whose files are read one by "
+            "one as they are needed; there is nothing to stream\nfix: set data.streaming to false"
+        )
     builder = _BUILDERS.get(path.suffix, "text")
     files = {config.dataset_split: str(path)}
     return HubStream(_load(config, builder, None, streaming=True, data_files=files))

@@ -250,6 +250,12 @@ def test_a_data_set_that_cannot_be_reached_says_what_to_do(
         open_rows(config("some/data"))
 
 
+@pytest.mark.parametrize("task_type", ["cv", "speech", "llm"])
+def test_a_folder_is_not_streamed_and_that_is_told(tmp_path: Path, task_type: str) -> None:
+    with pytest.raises(ConfigError, match=r"is a folder(?s:.*)set data\.streaming to false"):
+        open_rows(config(tmp_path, task_type, streaming=True, num_samples=4))
+
+
 def test_tasks_without_tables_say_what_there_is(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('[{"x": 1}]')
