@@ -1,7 +1,8 @@
 """How a joining expert agrees with the other joiners on who takes which slot."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distqatd.base.decision import Decision
@@ -54,6 +55,21 @@ class Room:
     free_bytes: Callable[[], int] = _unknown
     needs: Mapping[str, int] = field(default_factory=dict)
     unfit: set[str] = field(default_factory=set)
+
+    def unfit_bits(self, stage_names: Sequence[str], held_bytes: int = 0) -> int:
+        """Return which stages do not fit, as a record tells it.
+
+        Args:
+            stage_names: of the pipeline, in order.
+            held_bytes: what the asking expert takes now, and lets go of when it moves.
+        """
+        free = self.free_bytes()
+        room = free + held_bytes if free else math.inf
+        return sum(
+            1 << i
+            for i, name in enumerate(stage_names[: r.MAX_STAGE_BITS])
+            if name in self.unfit or self.needs.get(name, 0) > room
+        )
 
 
 class Claim:
@@ -223,6 +239,7 @@ class Claim:
             samples_per_s=0.0,
             session=0,
             memory_free=self._room.free_bytes(),
+            unfit=self._room.unfit_bits(context.stage_names),
         )
         context.dht.announce(self._key, self.subkey, record.pack(), ttl_s=TTL_S)
 

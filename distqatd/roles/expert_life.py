@@ -189,6 +189,7 @@ class Life:
     def publish(self) -> None:
         """Tell the swarm where the expert stands."""
         context, hosted, expert = self._context, self.hosted, self.hosted.expert
+        room, used = self._parts.room, training_bytes(expert.layout.num_params) + expert.stash_bytes
         record = r.ExpertRecord(
             uid=hosted.uid,
             state=self.state,
@@ -199,9 +200,10 @@ class Life:
             anchor_digest=expert.anchor_digest,
             samples_per_s=round(expert.samples_per_s, 1),
             session=hosted.session.id.fence if hosted.session else 0,
-            memory_free=self._parts.room.free_bytes(),
-            memory_used=training_bytes(expert.layout.num_params) + expert.stash_bytes,
+            memory_free=room.free_bytes(),
+            memory_used=used,
             is_pinned=context.config.compute.stage is not None,
+            unfit=room.unfit_bits(context.stage_names, used),
         )
         context.dht.announce(self._key, self._serial, record.pack(), ttl_s=TTL_S)
 

@@ -39,9 +39,13 @@ class Moves:
         role = self._find(uid)
         if self._context.config.compute.stage is not None:
             raise SwarmError(f"the owner of this machine chose the stage of {uid}; it stays")
-        decision = may_leave(await self._context.directory.refresh_experts(), ExpertUid(uid))
+        view = await self._context.directory.refresh_experts()
+        decision = may_leave(view, ExpertUid(uid))
         if not decision.value:
             raise SwarmError(f"{uid} stays: {decision.reason}")
+        expert = view.expert(ExpertUid(uid))
+        if expert is not None and stage in view.unfit(expert):
+            raise SwarmError(f"{uid} stays: {stage} does not fit into this machine's memory")
         work = self._carry_out(role, stage, reason, only_gap=only_gap)
         self._context.tasks.spawn(work, name=f"expert.move.{uid}")
         return Message({})

@@ -100,7 +100,7 @@ def is_former_life(expert: ExpertInfo, me: Joiner) -> bool:
 def _in_order(view: SwarmView, me: Joiner) -> list[Joiner]:
     """Return everybody without a slot by peer id, each once."""
     waiting = {
-        e.peer_id: Joiner(e.peer_id, e.record.boot_epoch, e.record.memory_free)
+        e.peer_id: Joiner(e.peer_id, e.record.boot_epoch, e.record.memory_free, unfit=view.unfit(e))
         for e in view.joiners
         if not e.uid
     }

@@ -165,6 +165,8 @@ def _gap_move(view: SwarmView, limits: Limits) -> Decision[tuple[Move, ...]]:
             )
             return Decision((_move(expert, gap, gain, is_for_gap=True),), "")
         reason = f"{gap} has no expert and no other stage can spare one"
+        if donors:
+            reason += " whose machine has the memory, and whose owner leaves its stage open"
     return Decision((), reason)
 
 
@@ -250,6 +252,8 @@ def _cheapest(
         expert
         for expert in view.stage(donor).serving
         if expert.uid not in chosen and not expert.record.is_pinned and _fits(expert, needed)
+        # Of a gap nobody says what it needs; the machines know it, from the configuration.
+        if to not in view.unfit(expert)
     ]
     return min(
         fitting,

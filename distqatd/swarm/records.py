@@ -22,6 +22,9 @@ STATES = (JOINING, SERVING, DRAINING)
 DRAINED = "drained"
 """What a daemon calls an expert of its own that has left; nobody publishes it."""
 
+MAX_STAGE_BITS = 53
+"""Stages of which a record can tell something in one number."""
+
 MAX_TEXT = 128
 MAX_ITEMS = 16
 
@@ -126,6 +129,8 @@ class ExpertRecord(_Record):
         memory_free: bytes its device has left beside it; 0 if unknown.
         memory_used: bytes the expert takes; 0 if unknown.
         is_pinned: its machine's owner chose the stage: others do not move it.
+        unfit: bit i is set if stage i of the pipeline does not fit into its machine's memory, even
+            in the place of the stage that it holds.
     """
 
     uid: str
@@ -140,6 +145,7 @@ class ExpertRecord(_Record):
     memory_free: int = 0
     memory_used: int = 0
     is_pinned: bool = False
+    unfit: int = 0
 
 
 @dataclass(frozen=True, slots=True)

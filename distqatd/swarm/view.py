@@ -115,6 +115,11 @@ class SwarmView:
                 return stage
         raise KeyError(name)
 
+    def unfit(self, expert: ExpertInfo) -> frozenset[str]:
+        """Return the stages that do not fit into an expert's machine, as that machine says."""
+        bits = expert.record.unfit
+        return frozenset(name for i, name in enumerate(self.stage_names) if bits >> i & 1)
+
     def where(self, keep: Callable[[ExpertInfo], bool]) -> "SwarmView":
         """Return the view with the experts and joiners that `keep` says yes to."""
         stages = tuple(

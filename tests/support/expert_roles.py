@@ -9,6 +9,7 @@ from distqatd.base.tasks import Supervisor
 from distqatd.config.sections import Config, DilocoConfig, InnerOptimConfig, ModelPipelineConfig
 from distqatd.data.tasks import task
 from distqatd.pipeline.host import StageHost
+from distqatd.roles.claim import Room
 from distqatd.roles.expert import ExpertParts, ExpertRole
 from distqatd.roles.moves import Moves
 from tests.support.contexts import World
@@ -20,7 +21,7 @@ from tests.support.pipelines import batch, stages
 class ExpertWorld(World):
     """Peers with one expert each, running in `tasks`."""
 
-    def __init__(self, *names, weights=None, **config):
+    def __init__(self, *names, weights=None, rooms=None, **config):
         pipeline = ModelPipelineConfig(pipeline=stages(*names), weights=weights)
         inner = InnerOptimConfig(type="sgd", sgd_lr=0.1)
         diloco = DilocoConfig(inner_optim=inner, averaging_timeout=10.0, inner_steps=4)
@@ -29,6 +30,7 @@ class ExpertWorld(World):
         self.roles = {}
         self.contexts = {}
         self.weights = {}
+        self.rooms = rooms or {}
 
     async def __aenter__(self):
         await self.tasks.__aenter__()
@@ -59,6 +61,7 @@ class ExpertWorld(World):
                 device="cpu",
                 timer=asyncio.get_running_loop().time,
                 claims=asyncio.Lock(),
+                room=self.rooms.get(peer, Room()),
                 weights=self.weights.get(peer),
             )
             role = self.roles[peer] = ExpertRole(ctx, parts, 0)

@@ -7,6 +7,7 @@ import pytest
 from distqatd.base.decision import Decision
 from distqatd.base.errors import ExpertNotFound, StaleTerm, SwarmError
 from distqatd.roles import rebalancer as module
+from distqatd.roles.claim import Room
 from distqatd.roles.directory import SEES
 from distqatd.roles.rebalancer import (
     GAIN_GRACE_S,
@@ -220,6 +221,28 @@ async def test_the_last_replica_an_unknown_expert_and_a_pinned_one_stay():
         holder(world)
         with pytest.raises(SwarmError, match="owner of this machine"):
             await ask(world, "client", "a")
+
+
+@on_virtual_time
+async def test_a_machine_that_is_too_small_for_a_gap_is_not_asked_and_would_refuse():
+    needs = {"front": 1 << 20, "back": 4 << 30}
+    small = Room(lambda: 1 << 30, needs)
+    async with ExpertWorld("front", "back", rooms={"b": small, "c": small}) as world:
+        await pinned_to_front(world, *"abc")
+        rebalancer, context = holder(world)
+        with pytest.raises(SwarmError, match="back does not fit into this machine's memory"):
+            await ask(world, "client", "b")
+        await look_for(rebalancer, context, 3 * GAP_GRACE_S)
+        assert [world.roles[peer].slot.stage for peer in "abc"] == ["back", "front", "front"]
+        assert "expert.move_refused" not in kinds(context)
+
+
+def test_what_a_machine_lets_go_of_counts_as_room():
+    room = Room(lambda: 100, {"front": 50, "back": 130, "top": 200}, {"front"})
+    assert room.unfit_bits(("front", "back", "top")) == 0b111
+    assert room.unfit_bits(("front", "back", "top"), held_bytes=40) == 0b101
+    unknown = Room(lambda: 0, {"back": 130})
+    assert unknown.unfit_bits(("front", "back")) == 0
 
 
 @on_virtual_time

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -154,6 +156,13 @@ def test_a_stage_that_would_not_fit_is_not_chosen_before_anybody_serves_it():
     decision = place(view_of(STAGES), "a", max_index=8, free=2 << 30, needs=NEEDS)
     assert decision.value == Slot("tail", 0)
     assert "head would not fit into 2048 MiB" in decision.reason
+
+
+def test_a_joiner_that_others_say_does_not_fit_somewhere_takes_no_slot_there_from_us():
+    view = replace(view_of(STAGES), joiners=(info("a", "", state="joining", unfit=0b01),))
+    assert place(view, "b", max_index=8).value == Slot("head", 0)
+    small = replace(view_of(STAGES), joiners=(info("a", "", state="joining"),))
+    assert place(small, "b", max_index=8).value == Slot("tail", 0)
 
 
 def test_what_is_needed_and_what_is_free_is_told_where_nothing_fits():

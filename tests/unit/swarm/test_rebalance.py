@@ -121,6 +121,17 @@ def test_a_stage_that_does_not_fit_is_filled_by_another_machine_or_not_at_all():
     assert move.uid == "head.0.3.0"
 
 
+def test_a_gap_is_filled_by_a_machine_that_says_it_has_the_room_or_by_none():
+    big, small = info("big", "head.0.0.0"), info("small", "head.0.1.0", unfit=0b10)
+    assert plan_moves(view_of(TWO, big, small)).value[0].uid == "head.0.0.0"
+    none = view_of(TWO, small, info("other", "head.0.2.0", unfit=0b11))
+    decision = plan_moves(none)
+    assert decision.value == ()
+    assert "no other stage can spare one whose machine has the memory" in decision.reason
+    elsewhere = view_of(TWO, info("x", "head.0.0.0", unfit=0b01), small)
+    assert plan_moves(elsewhere).value[0].uid == "head.0.0.0"  # what it has is not what it takes
+
+
 def test_an_expert_whose_owner_chose_its_stage_stays():
     view = view_of(TWO, *replicas("head", 3, is_pinned=True), *replicas("tail", 1))
     assert plan_moves(view).value == ()

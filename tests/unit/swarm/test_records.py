@@ -4,7 +4,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distqatd.base.errors import RecordError
-from distqatd.swarm.records import ExpertRecord, LeaseRecord, PeerRecord, TrainerRecord
+from distqatd.swarm.records import (
+    MAX_STAGE_BITS,
+    ExpertRecord,
+    LeaseRecord,
+    PeerRecord,
+    TrainerRecord,
+)
 from tests.support.views import record
 
 PEER = PeerRecord(("/ip4/10.0.0.1/tcp/29700",), ("expert",), "0.1.0", 7)
@@ -30,8 +36,10 @@ def test_the_largest_record_fits_into_the_dht():
         2**50,
         2**50,
         is_pinned=True,
+        unfit=2**MAX_STAGE_BITS - 1,
     )
     assert len(full.pack()) <= 700
+    assert ExpertRecord.parse(full.pack()) == full
 
 
 @given(st.binary(max_size=200))
