@@ -1,14 +1,14 @@
 """One ballot of a member's round: find a leader, take its plan, exchange, vote, hear the end."""
 
 import asyncio
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from distqatd.averaging.begin import begin
 from distqatd.averaging.butterfly import Butterfly, Fault
-from distqatd.averaging.looking import Candidates, Stand
+from distqatd.averaging.looking import Candidates, Places, Stand
 from distqatd.averaging.messages import (
     AHEAD,
     CLOSED,
@@ -23,7 +23,6 @@ from distqatd.averaging.messages import (
     take_uid,
 )
 from distqatd.averaging.plan import Plan
-from distqatd.averaging.roster import leader_order
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import until, wait_until
 from distqatd.base.errors import DistqatError, RoundAborted
@@ -55,7 +54,7 @@ class Attempt:
         tools: Tools,
         ready: Ready,
         values: Tensor,
-        peers: Mapping[ExpertUid, PeerId],
+        places: Places,
         keep: Keep,
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -64,7 +63,7 @@ class Attempt:
             tools: the seams.
             ready: what we bring, without the values.
             values: our pseudo-gradient, float32, 1-D, CPU.
-            peers: where the experts of the stage are; any of them may have to lead.
+            places: where the experts of the stage are; any of them may have to lead.
             keep: see Keep.
         """
         self.leader: ExpertUid | None = None
@@ -74,7 +73,8 @@ class Attempt:
         self._tools = tools
         self._ready = ready
         self._values = values
-        self._peers = dict(peers)
+        self._places = places
+        self._peers = dict(places.peers)
         self._keep = keep
         self._sent_to: ExpertUid | None = None
         self._leader_peer: PeerId | None = None
@@ -213,8 +213,7 @@ class Attempt:
         give_up_at = now() + self._tools.config.averaging_timeout
         tried: list[str] = []
         stage, step = self._ready.stage, self._ready.outer_step
-        order = sorted(leader_order(stage, step, self._peers), key=lambda uid: uid in shunned)
-        candidates = Candidates(opened, order)
+        candidates = Candidates(opened, self._places.order(stage, step, shunned))
         while (uid := candidates.next()) is not None and now() < give_up_at:
             reason = await self._try_leader(uid)
             if self.plan is not None or self._verdict.done():

@@ -11,13 +11,13 @@ from distqatd.averaging.ballots import StepKey
 from distqatd.averaging.bandwidth import Bandwidth
 from distqatd.averaging.digests import Agreement, agree
 from distqatd.averaging.ledger import Ledger
+from distqatd.averaging.looking import Places
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready
 from distqatd.averaging.phases import Phase, Waiting
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord
 from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
 from distqatd.averaging.service import RoundService
-from distqatd.averaging.slicing import explain
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.clock import Clock
 from distqatd.base.decision import Decision
@@ -173,7 +173,10 @@ class Averager:
         """
         seat = self._service.seat(uid)
         timeout_s = 2 * self._tools.margin_s
-        others = {m.uid: m.peer_id for m in seat.roster() if m.uid != uid}
+        # Two in client mode cannot ask each other; the digests of the rest tell enough.
+        us = {m.is_dialable for m in seat.roster() if m.uid == uid}
+        asked = [m for m in seat.roster() if m.uid != uid and (m.is_dialable or us != {False})]
+        others = {m.uid: m.peer_id for m in asked}
         if seat.committed[0] == outer_step:
             others = {other: peer for other, peer in others.items() if other in seat.committed[1]}
         self._service.digests.note(uid, outer_step, uid, digest)
@@ -226,6 +229,7 @@ class Averager:
 
     async def _together(self, seat: Seat, contribution: ContributionLike) -> Committed:
         roster = {member.uid: member for member in seat.roster()}
+        callers = frozenset(member.uid for member in roster.values() if not member.is_dialable)
         ready = Ready(
             seat.uid,
             seat.stage,
@@ -239,10 +243,12 @@ class Averager:
             contribution.num_coded,
             contribution.voters,
             num_averaged=contribution.num_averaged,
+            is_dialable=seat.uid not in callers,
         )
         peers = {m.uid: m.peer_id for m in roster.values()} | {seat.uid: self._tools.rpc.peer_id}
         opened = self._opened(seat, contribution)
-        seat.active = MemberRound(self._tools, ready, contribution, peers | opened, seat.kept)
+        found = Places(peers | opened, callers)
+        seat.active = MemberRound(self._tools, ready, contribution, found, seat.kept)
         committed = await seat.active.run(tuple(opened))
         if seat.active.chosen is not None:
             seat.learn(seat.active.chosen)
@@ -275,7 +281,7 @@ class Averager:
             duplicated=plan.duplicated if plan is not None and committed is not None else 0,
             shares=plan.shares if plan is not None else {},
             bandwidths=plan.bandwidths if plan is not None else {},
-            slicing=explain(plan.shares, plan.bandwidths) if plan is not None else "",
+            slicing=plan.slicing if plan is not None else "",
             fragment=self._tools.fragment(outer_step - 1),
         )
         self._records.append(record)

@@ -2,9 +2,10 @@
 
 import enum
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from distqatd.averaging.roster import leader_order
 from distqatd.base.ids import ExpertUid, PeerId
 
 MAX_REDIRECTS = 3
@@ -28,6 +29,23 @@ class Invitation:
     leader: ExpertUid
     peer_id: PeerId
     until: float
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the experts of a stage are, and to which of them nobody can connect."""
+
+    peers: Mapping[ExpertUid, PeerId]
+    callers: frozenset[ExpertUid] = frozenset()
+
+    def order(self, stage: str, outer_step: int, shunned: Collection[ExpertUid]) -> list[ExpertUid]:
+        """Return who is asked to lead, one after the other.
+
+        Members would have to wait until one in client mode has called them, so these come behind
+        all others, and last who was lost a moment ago.
+        """
+        by_hash = leader_order(stage, outer_step, self.peers)
+        return sorted(by_hash, key=lambda uid: (uid in shunned, uid in self.callers))
 
 
 class Candidates:

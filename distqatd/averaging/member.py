@@ -1,7 +1,7 @@
 """A member's side of an outer step: one ballot after the other until the step is decided."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from distqatd.averaging.attempt import Attempt
@@ -9,7 +9,7 @@ from distqatd.averaging.ballots import Learn
 from distqatd.averaging.butterfly import Butterfly
 from distqatd.averaging.guard import leads
 from distqatd.averaging.keeping import Kept, KeptMeans
-from distqatd.averaging.looking import Stand
+from distqatd.averaging.looking import Places, Stand
 from distqatd.averaging.messages import Ready, Verdict
 from distqatd.averaging.phases import Waiting
 from distqatd.averaging.plan import Plan
@@ -42,7 +42,7 @@ class MemberRound:
         tools: Tools,
         ready: Ready,
         contribution: ContributionLike,
-        peers: Mapping[ExpertUid, PeerId],
+        places: Places,
         kept: KeptMeans,
     ) -> None:
         """Prepare; nothing is sent yet.
@@ -51,7 +51,7 @@ class MemberRound:
             tools: the seams.
             ready: what we bring, without the values.
             contribution: with the values.
-            peers: where the experts of the stage are; any of them may have to lead.
+            places: where the experts of the stage are; any of them may have to lead.
             kept: means that were voted for here.
         """
         self.ready = ready
@@ -60,7 +60,7 @@ class MemberRound:
         self.attempts = 0
         self._tools = tools
         self._contribution = contribution
-        self._peers = dict(peers)
+        self._places = places
         self._kept = kept
         self._bytes_sent = 0
         self._left: set[str] = set()
@@ -179,7 +179,7 @@ class MemberRound:
 
     def _new_attempt(self) -> Attempt:
         values = self._contribution.pseudo_gradient
-        return Attempt(self._tools, self.ready, values, self._peers, self._keep)
+        return Attempt(self._tools, self.ready, values, self._places, self._keep)
 
     def _keep(self, plan: Plan, exchange: Butterfly, held: str) -> None:
         mine, rest = self._contribution, exchange.rest

@@ -137,6 +137,7 @@ class Ready:
         voters: who decides this step, as the member's anchor says.
         attempt: rounds over this step that it was in, in the same call, and that fell apart.
         num_averaged: elements that are averaged; of those behind them, ranges, the largest counts.
+        is_dialable: whether others can connect to it; if not it cannot own a slice.
     """
 
     uid: ExpertUid
@@ -152,6 +153,7 @@ class Ready:
     voters: tuple[VoterId, ...] = ()
     attempt: int = 0
     num_averaged: int = MAX_ELEMENTS
+    is_dialable: bool = True
 
     @property
     def key(self) -> StepKey:
@@ -174,6 +176,7 @@ class Ready:
             "voters": list(self.voters),
             "attempt": self.attempt,
             "averaged": self.num_averaged,
+            "dialable": self.is_dialable,
         }
 
     @classmethod
@@ -197,6 +200,7 @@ class Ready:
             read_voters(body, "voters"),
             need(body, "attempt", int),
             need(body, "averaged", int),
+            need(body, "dialable", bool),
         )
         if ready.samples < 0 or ready.num_elements < 1:
             raise RemoteProtocolError(f"ready from {ready.uid}: samples or size")

@@ -15,7 +15,13 @@ from distqatd.averaging.messages import (
     take_uid,
 )
 from distqatd.averaging.roster import MAX_MEMBERS
-from distqatd.averaging.slicing import MAX_CHUNK_BYTES, MIN_CHUNK_BYTES, chunk_bytes, slices
+from distqatd.averaging.slicing import (
+    MAX_CHUNK_BYTES,
+    MIN_CHUNK_BYTES,
+    chunk_bytes,
+    explain,
+    slices,
+)
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.base.intervals import IntervalSet
@@ -25,7 +31,7 @@ from distqatd.wire.fields import need
 MAX_PAST_NORMS = 15
 """Past rounds whose lengths of contributions are remembered."""
 
-_ROW = ("uid", "peer", "samples", "start", "stop", "bandwidth")
+_ROW = ("uid", "peer", "samples", "start", "stop", "bandwidth", "dialable")
 """A member in the body of a plan."""
 
 
@@ -64,7 +70,8 @@ def margin_s(timeout_s: float) -> float:
 class PlannedMember:
     """One member: `weight` is samples / sum of samples; it owns elements `start` to `stop`.
 
-    `bandwidth` is what it said of its line, bytes/s, 0 unknown.
+    `bandwidth` is what it said of its line, bytes/s, 0 unknown. One that nobody can connect to
+    owns nothing.
     """
 
     uid: ExpertUid
@@ -74,6 +81,7 @@ class PlannedMember:
     start: int
     stop: int
     bandwidth: float = 0.0
+    is_dialable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +136,16 @@ class Plan:
         """Return what each member said of its line, bytes/s; who knew nothing is left out."""
         return {m.uid: m.bandwidth for m in self.members if m.bandwidth}
 
+    @property
+    def callers(self) -> tuple[ExpertUid, ...]:
+        """Return the members that nobody can connect to."""
+        return tuple(m.uid for m in self.members if not m.is_dialable)
+
+    @property
+    def slicing(self) -> str:
+        """Return why the slices are as they are, for people."""
+        return explain(self.shares, self.bandwidths, self.callers)
+
     def index_of(self, uid: ExpertUid) -> int:
         """Return a member's place in the order.
 
@@ -170,7 +188,8 @@ class Plan:
             "codec": self.codec,
             "chunk": self.chunk_bytes,
             "members": [
-                [m.uid, m.peer_id, m.samples, m.start, m.stop, m.bandwidth] for m in self.members
+                [m.uid, m.peer_id, m.samples, m.start, m.stop, m.bandwidth, m.is_dialable]
+                for m in self.members
             ],
             "ints": self.int_buffers,
             "batches": self.batches.to_list(),
@@ -218,9 +237,10 @@ def make_plan(round_id: str, entries: Sequence[tuple[Ready, PeerId]], terms: Ter
     ordered = sorted(entries, key=lambda entry: entry[0].uid)
     first = ordered[0][0]
     bandwidths = [ready.bandwidth for ready, _ in ordered]
-    bounds = slices(first.num_elements, bandwidths)
+    dialable = [ready.is_dialable for ready, _ in ordered]
+    bounds = slices(first.num_elements, bandwidths, dialable)
     rows = [
-        [ready.uid, peer, ready.samples, start, stop, ready.bandwidth]
+        [ready.uid, peer, ready.samples, start, stop, ready.bandwidth, ready.is_dialable]
         for (ready, peer), (start, stop) in zip(ordered, bounds, strict=True)
     ]
     ints: dict[str, int] = {}
@@ -265,19 +285,19 @@ def _read_members(rows: list[Any], num_elements: int) -> tuple[PlannedMember, ..
     if uids != sorted(set(uids)) or total < 1:
         raise RemoteProtocolError("members of a plan are not in order, or none has samples")
     position = 0
-    for *_, start, stop, _ in parsed:
+    for *_, start, stop, _, _ in parsed:
         if start != position or stop < start:
             raise RemoteProtocolError("slices of a plan leave a hole or overlap")
         position = stop
     if position != num_elements:
         raise RemoteProtocolError(f"slices of a plan cover {position} of {num_elements} elements")
     return tuple(
-        PlannedMember(uid, peer, samples, samples / total, start, stop, bandwidth)
-        for uid, peer, samples, start, stop, bandwidth in parsed
+        PlannedMember(uid, peer, samples, samples / total, start, stop, bandwidth, dialable)
+        for uid, peer, samples, start, stop, bandwidth, dialable in parsed
     )
 
 
-def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int, float]:
+def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int, float, bool]:
     if not isinstance(row, list) or len(row) != len(_ROW):
         raise RemoteProtocolError(f"a member of a plan is not a list of {len(_ROW)}")
     fields = dict(zip(_ROW, row, strict=True))
@@ -291,4 +311,5 @@ def _read_row(row: Any) -> tuple[ExpertUid, PeerId, int, int, int, float]:
         need(fields, "start", int),
         need(fields, "stop", int),
         take_bandwidth(fields),
+        need(fields, "dialable", bool),
     )

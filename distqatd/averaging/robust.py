@@ -116,6 +116,7 @@ class RobustButterfly(Butterfly):
     async def _total_gram(self, timeout_s: float) -> Tensor:
         """Return the sum of all parts, in the order of the plan: the same bits everywhere."""
         parts = {self._me: self._gram.result()}
+        owners = [i for i in self._others() if self._plan.chunks_of(i)]
 
         async def get(owner: int) -> None:
             with self._blaming(owner):
@@ -123,9 +124,9 @@ class RobustButterfly(Butterfly):
                 parts[owner] = _read_gram(answer, len(self._table.contributors))
 
         async with asyncio.TaskGroup() as tasks:
-            for owner in self._others():
+            for owner in owners:
                 tasks.create_task(get(owner), name=f"averaging.gram.{owner}")
-        if len(parts) < len(self._plan.members):
+        if len(parts) <= len(owners):
             await self._fault  # whoever did not answer is blamed: the round ends here
         return torch.stack([parts[i] for i in sorted(parts)]).sum(0)
 

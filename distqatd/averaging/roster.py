@@ -28,12 +28,16 @@ MIN_GRACE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A serving expert of a stage as its record describes it."""
+    """A serving expert of a stage as its record describes it.
+
+    One that is not `is_dialable` connects to others, and nobody to it: client mode.
+    """
 
     uid: ExpertUid
     peer_id: PeerId
     outer_step: int
     anchor_digest: str
+    is_dialable: bool = True
 
 
 def leader_order(stage: str, outer_step: int, uids: Iterable[ExpertUid]) -> tuple[ExpertUid, ...]:

@@ -66,6 +66,7 @@ class LeaderRound:
         self._terms = terms
         self._opened_at = now
         self._roster: dict[ExpertUid, PeerId] = {m.uid: m.peer_id for m in roster}
+        self._callers = {m.uid for m in roster if not m.is_dialable}
         self._ready: dict[ExpertUid, tuple[Ready, PeerId]] = {}
         self._excused: dict[ExpertUid, str] = {}
         self._behind: set[ExpertUid] = set()
@@ -157,8 +158,9 @@ class LeaderRound:
 
         One that is `behind` has no say either. A round that only those could complete who are
         `gone` is given up at once: a moment of training is worth more than waiting for the dead.
+        One in client mode that cannot be reached may call us any moment.
         """
-        if uid in self._ready or uid not in self._roster:
+        if uid in self._ready or uid not in self._roster or (gone and uid in self._callers):
             return
         self._excused[uid] = reason
         if gone:
@@ -215,6 +217,7 @@ class LeaderRound:
         for uid in [u for u, p in self._roster.items() if p == peer_id]:
             if self.phase is Phase.GATHERING:
                 self._ready.pop(uid, None)
+                self._callers.discard(uid)
                 self.excuse(uid, reason, gone=True)
             elif self.phase is Phase.REDUCING and self._owes_vote(uid):
                 self.fail(uid, reason)

@@ -1,7 +1,7 @@
 """Which part of the vector each member of a round reduces, and in how large chunks. Pure."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from distqatd.base.ids import ExpertUid
 from distqatd.optim.slices import bandwidth_fractions, partition
@@ -29,14 +29,20 @@ everything was sent: large chunks on a slow link end with a link that waits.
 """
 
 
-def slices(num_elements: int, bandwidths: Sequence[float]) -> tuple[tuple[int, int], ...]:
+def slices(
+    num_elements: int, bandwidths: Sequence[float], dialable: Sequence[bool]
+) -> tuple[tuple[int, int], ...]:
     """Return (start, stop) of what each member owns, for the shortest round.
 
     Args:
         num_elements: of the vector.
         bandwidths: of each member's line, bytes/s, 0 unknown: it counts as the median.
+        dialable: whether others can connect to each member; who is not owns nothing. If nobody
+            is, only members of one daemon can be in the round, and each owns as much.
     """
-    return partition(num_elements, bandwidth_fractions(_filled(bandwidths)))
+    filled = _filled(bandwidths)
+    usable = [rate if ok else 0.0 for rate, ok in zip(filled, dialable, strict=True)]
+    return partition(num_elements, bandwidth_fractions(usable))
 
 
 def chunk_bytes(bandwidths: Sequence[float]) -> int:
@@ -53,27 +59,34 @@ def chunk_bytes(bandwidths: Sequence[float]) -> int:
     return max(_SMALLEST_CHOSEN_BYTES, min(largest, MAX_CHUNK_BYTES))
 
 
-def explain(shares: Mapping[ExpertUid, float], bandwidths: Mapping[ExpertUid, float]) -> str:
+def explain(
+    shares: Mapping[ExpertUid, float],
+    bandwidths: Mapping[ExpertUid, float],
+    callers: Collection[ExpertUid] = (),
+) -> str:
     """Return why slices are as they are, for people.
 
     Args:
         shares: part of the vector that each member owns.
         bandwidths: bytes/s by member; who has measured nothing is left out.
+        callers: members in client mode.
     """
     if len(shares) < 2:
         return ""
-    if not bandwidths:
+    if not bandwidths and not callers:
         return "equal slices: no line has been measured yet"
-    if len(shares) == 2:
+    if len(shares) == 2 and not callers:
         return "equal slices: between two they make no difference"
     parts = [
-        f"{uid} {share:.0%} ({_line_text(bandwidths.get(uid, 0.0))})"
+        f"{uid} {share:.0%} ({_line_text(bandwidths.get(uid, 0.0), is_caller=uid in callers)})"
         for uid, share in sorted(shares.items())
     ]
     return f"slices by measured lines: {', '.join(parts)}"
 
 
-def _line_text(bandwidth: float) -> str:
+def _line_text(bandwidth: float, *, is_caller: bool) -> str:
+    if is_caller:
+        return "client mode"
     return f"{bandwidth * 8e-6:.3g} Mbit/s" if bandwidth else "not measured"
 
 

@@ -14,6 +14,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = {
     "network.host": ("--host",),
     "network.join": ("--join", "--initial-peers"),
     "network.public_ip": ("--public-ip",),
+    "network.client_mode": ("--client-mode",),
     "network.announce": ("--announce",),
     "compute.stage": ("--stage",),
     "compute.num_experts": ("--num-experts", "--num-servers"),

@@ -22,6 +22,11 @@ class NetworkConfig(Section):
     announce: tuple[str, ...] = Field(
         (), description="addresses to advertise instead of the detected ones"
     )
+    client_mode: bool = Field(
+        default=False,
+        description="nobody can connect to this machine (it is behind NAT): it connects to"
+        " the others, and owns no slices of outer steps",
+    )
     join_timeout: PositiveFloat = Field(60.0, description="seconds to find a first peer")
     swarm_name: str = Field(
         "distqat", description="name of the swarm; an open swarm is defined by it"

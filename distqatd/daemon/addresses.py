@@ -12,7 +12,12 @@ MAX_ADDRESSES = 4
 
 
 def advertised(config: NetworkConfig, port: int) -> tuple[str, ...]:
-    """Return the addresses others should try, best first, as multiaddrs without a peer id."""
+    """Return the addresses others should try, best first, as multiaddrs without a peer id.
+
+    None in client mode: they would try in vain, and wait.
+    """
+    if config.client_mode:
+        return ()
     if config.announce:
         return config.announce[:MAX_ADDRESSES]
     hosts = [config.public_ip] if config.public_ip else []
@@ -45,7 +50,12 @@ def machine_hosts() -> list[str]:
 
 
 def reachability(addresses: tuple[str, ...]) -> str:
-    """Return from where the best of the addresses can be reached: public, private or loopback."""
+    """Return from where the best of the addresses can be reached: public, private or loopback.
+
+    Without any address nobody can connect: unreachable.
+    """
+    if not addresses:
+        return "unreachable"
     best = "loopback"
     for text in addresses:
         host = Address.parse(text).host

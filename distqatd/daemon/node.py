@@ -34,6 +34,8 @@ from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S, Directory
 from distqatd.roles.monitor import POLL_S as MONITOR_POLL_S
 from distqatd.roles.monitor import MonitorRole
+from distqatd.roles.outreach import EVERY_S as OUTREACH_S
+from distqatd.roles.outreach import reach_out
 from distqatd.swarm import records as r
 from distqatd.wire.payload import Message
 
@@ -110,7 +112,7 @@ class Node:
         return RunId(self.config.experiment_prefix)
 
     def addresses(self) -> tuple[str, ...]:
-        """Return where others reach us; nothing before we listen."""
+        """Return where others reach us; nothing before we listen, or if nobody can."""
         return advertised(self.config.network, self.port) if self.port else ()
 
     def _hello(self) -> Hello:
@@ -124,7 +126,7 @@ class Node:
             addresses=self.addresses(),
             boot_epoch=self.boot_epoch,
             version=PROTOCOL_VERSION,
-            listen_port=self.port,
+            listen_port=0 if self.config.network.client_mode else self.port,
         )
 
     # --- life
@@ -247,12 +249,17 @@ class Node:
         self.pool.serve(RUN_CONFIG, self._serve_run)
         await self.crew.start(context)
         roles.keep(lambda: directory.run(self._look_every_s), name="directory")
+        if config.network.client_mode:
+            roles.keep(lambda: reach_out(context), name="outreach")
 
     def _look_every_s(self) -> float:
         """Return how often this daemon looks at the swarm, by what its roles do with it."""
         if self.client is not None:
             return self.client.poll_s()
-        return MONITOR_POLL_S if self.monitor is not None else DIRECTORY_S
+        if self.monitor is not None:
+            return MONITOR_POLL_S
+        # Whoever comes can call one in client mode only when that one has called.
+        return OUTREACH_S if self.config.network.client_mode else DIRECTORY_S
 
     async def _serve_run(self, _: Caller, __: Message) -> Message:
         return Message(RunOffer(dump_run(self.config), self.operators.of_swarm).body())

@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from distqatd.base.decision import Decision
-from distqatd.base.errors import DistqatError, ExpertNotFound, NetworkError, NotServed, SwarmError
+from distqatd.base.errors import (
+    DialError,
+    DistqatError,
+    ExpertNotFound,
+    NetworkError,
+    NotServed,
+    SwarmError,
+)
 from distqatd.base.ids import ExpertUid, PeerId
 from distqatd.pipeline.messages import STANDING
 from distqatd.roles.context import Context
@@ -210,16 +217,26 @@ class Claim:
                 self._note_gone(expert, "its peer does not host it")
         except NotServed:
             return  # it lives, and hosts nothing yet
+        except DialError as error:
+            if expert.record.addresses:
+                await self._confirm(expert, error)
+            else:  # in client mode: it calls us, and its record tells that it lives
+                context.note("gap", expert.stage, f"{expert.uid} is left alone: {error}")
         except NetworkError as error:
-            decision = await confirm_gone(context, expert.peer_id)
-            text = f"it does not answer us ({error}); {decision.reason}"
-            if decision.value:
-                context.directory.mark_lost(expert.peer_id, text)
-                self._note_gone(expert, text)
-            else:
-                context.note("gap", expert.stage, f"{expert.uid} is left alone: {text}")
+            await self._confirm(expert, error)
         except DistqatError:
             return  # it lives; what it serves is another matter
+
+    async def _confirm(self, expert: ExpertInfo, error: NetworkError) -> None:
+        """Take an expert that does not answer us for dead if others do not reach it either."""
+        context = self._context
+        decision = await confirm_gone(context, expert.peer_id)
+        text = f"it does not answer us ({error}); {decision.reason}"
+        if decision.value:
+            context.directory.mark_lost(expert.peer_id, text)
+            self._note_gone(expert, text)
+        else:
+            context.note("gap", expert.stage, f"{expert.uid} is left alone: {text}")
 
     def _note_gone(self, expert: ExpertInfo, reason: str) -> None:
         if len(self._gone) < MAX_GONE:

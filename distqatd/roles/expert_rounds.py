@@ -81,9 +81,21 @@ class ExpertRounds:
         One that drains is a member until it is gone: its samples count.
         """
         expert = self._hosted.expert
-        own = Member(self._slot.uid, self._context.peer_id, expert.outer_step, expert.anchor_digest)
+        own = Member(
+            self._slot.uid,
+            self._context.peer_id,
+            expert.outer_step,
+            expert.anchor_digest,
+            bool(self._context.addresses()),
+        )
         others = (
-            Member(e.uid, e.peer_id, e.record.outer_step, e.record.anchor_digest)
+            Member(
+                e.uid,
+                e.peer_id,
+                e.record.outer_step,
+                e.record.anchor_digest,
+                bool(e.record.addresses),
+            )
             for e in self._context.directory.view.stage(self._slot.stage).members
             if e.uid != self._slot.uid
         )

@@ -54,6 +54,7 @@ class Network:
         self.counts: Counter[str] = Counter()
         self.hosts: dict[str, Host] = {}
         self.listeners: dict[tuple[str, int], SimListener] = {}
+        self.refusing: set[str] = set()
         self.endpoints: dict[tuple[str, int], SimDatagramTransport] = {}
         self._seed = seed
         self._latency_s: dict[tuple[str, str], float] = {}

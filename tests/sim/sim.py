@@ -64,6 +64,10 @@ class Sim:
         """End all partitions, or those that `group` is part of."""
         self.net.heal(None if group is None else [host.ip for host in group])
 
+    def refuse_connections(self, host: Host) -> None:
+        """Let no connection through to a machine from now on; those that it makes work."""
+        self.net.refusing.add(host.ip)
+
     def lose_power(self, host: Host) -> None:
         """Crash a machine so that nobody is told: no resets, only silence.
 

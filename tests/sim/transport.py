@@ -59,7 +59,7 @@ class SimTransport:
         while not self._reaches(target):  # noqa: ASYNC110  SYNs really are repeated blindly
             await asyncio.sleep(SYN_RETRY_S)
         listener = self._network.listeners.get((target, address.port))
-        if listener is None:
+        if listener is None or target in self._network.refusing:
             raise NothingListens(f"{address.host_port()} refused: nothing listens there")
         self._require_life()
         peer_id = listener.host.identity.peer_id

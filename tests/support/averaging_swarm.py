@@ -79,6 +79,7 @@ class Replica:
     meter: Meter
     step: int = 0
     anchor: str = "anchor"
+    is_dialable: bool = True
     opened: list[tuple[int, float]] = field(default_factory=list)
     hurry: Callable[[int, float], None] = lambda *_: None
 
@@ -121,7 +122,16 @@ class Swarm:
         await asyncio.wait(self._runs)
 
     def roster(self) -> tuple[Member, ...]:
-        return tuple(Member(r.uid, r.rpc.peer_id, r.step, r.anchor) for r in self.replicas)
+        return tuple(
+            Member(r.uid, r.rpc.peer_id, r.step, r.anchor, r.is_dialable) for r in self.replicas
+        )
+
+    def only_calls(self, index: int) -> Replica:
+        """Put a replica into client mode: nobody can connect to it."""
+        replica = self.replicas[index]
+        replica.is_dialable = False
+        self.network.only_calls(replica.rpc.peer_id)
+        return replica
 
     def order(self, step: int = 0) -> list[Replica]:
         """Return the replicas in the order in which they would lead."""

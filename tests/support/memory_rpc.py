@@ -95,6 +95,7 @@ class MemoryNetwork:
         self.on_call: Callable[[PeerId, PeerId, str], None] = lambda *_: None
         self._peers: dict[PeerId, MemoryRpc] = {}
         self._cut: set[PeerId] = set()
+        self._callers: dict[PeerId, set[PeerId]] = {}
         self._delays: dict[tuple[PeerId | None, str], float] = {}
         self._links: dict[PeerId, dict[asyncio.Future[None], PeerId]] = {}
 
@@ -120,6 +121,10 @@ class MemoryNetwork:
         """Let a peer that was cut off be reached again."""
         self._cut.discard(PeerId(peer_id))
 
+    def only_calls(self, peer_id: str) -> None:
+        """Refuse connections to a peer: only who it has called can call it, over that link."""
+        self._callers[PeerId(peer_id)] = set()
+
     def delay(self, method: str, delay_s: float, *, to: str | None = None) -> None:
         """Hold every call of `method` (to one peer, or to all) for `delay_s` loop seconds."""
         self._delays[None if to is None else PeerId(to), method] = delay_s
@@ -131,6 +136,9 @@ class MemoryNetwork:
         check_message(message)
         if peer not in self._peers or {peer, source.peer_id} & self._cut:
             raise DialError(f"{peer} cannot be reached from {source.peer_id}")
+        if source.peer_id not in self._callers.get(peer, {source.peer_id}):
+            raise DialError(f"{peer} accepts no connections")
+        self._callers.get(source.peer_id, set()).add(peer)
         target = self._peers[peer]
         broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         ends = [self._links.setdefault(end, {}) for end in (peer, source.peer_id)]

@@ -49,10 +49,13 @@ def make_config(**diloco: object) -> Config:
     )
 
 
-def make_node(host: Host, roles: tuple[str, ...], config: Config, *seed_ips: str) -> Node:
+def make_node(
+    host: Host, roles: tuple[str, ...], config: Config, *seed_ips: str, **network_fields: object
+) -> Node:
     """Return a daemon on a simulated machine; it joins through the machines at `seed_ips`."""
     join = tuple(f"{ip}:{PORT}" for ip in seed_ips)
-    network = config.network.model_copy(update={"join": join, "host": host.ip})
+    fields = {"join": join, "host": host.ip, **network_fields}
+    network = config.network.model_copy(update=fields)
     host.executor = InlineExecutor(STEP_COST_S)
     seams = Seams(
         transport=host.transport,
@@ -84,17 +87,23 @@ class Swarm:
         self.hosts: dict[str, Host] = {}
         self.seed_ip: str | None = None
 
-    def add(self, *roles: str) -> str:
-        """Start a daemon on a machine of its own; return the machine's address."""
+    def add(self, *roles: str, behind_nat: bool = False) -> str:
+        """Start a daemon on a machine of its own; return the machine's address.
+
+        Behind NAT no connection to it is let through, and it is in client mode.
+        """
         host = self.sim.host(skew_s=self.sim.rng.uniform(-60, 60))
         seed_ip, self.seed_ip = self.seed_ip, self.seed_ip or host.ip
 
         async def main(host: Host) -> None:
-            node = make_node(host, roles, self.config, *([seed_ip] if seed_ip else []))
+            seeds = [seed_ip] if seed_ip else []
+            node = make_node(host, roles, self.config, *seeds, client_mode=behind_nat)
             self.nodes[host.ip] = node
             await node.run(_nothing)
 
         self.hosts[host.ip] = host
+        if behind_nat:
+            self.sim.refuse_connections(host)
         host.start(main)
         return host.ip
 

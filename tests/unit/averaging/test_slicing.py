@@ -8,7 +8,7 @@ SIZE = 90_000
 
 
 def sizes(*bandwidths: float) -> list[int]:
-    return [stop - start for start, stop in slices(SIZE, bandwidths)]
+    return [stop - start for start, stop in slices(SIZE, bandwidths, [True] * len(bandwidths))]
 
 
 @pytest.mark.parametrize(
@@ -34,11 +34,24 @@ def test_a_claim_beyond_belief_counts_as_sixteen_lines() -> None:
     assert sizes(1.0, 1.0, 1.0, 1.0, 1.0, 1e12) == sizes(1.0, 1.0, 1.0, 1.0, 1.0, 16.0)
 
 
+def test_who_nobody_can_connect_to_owns_nothing_however_fast() -> None:
+    bounds = slices(SIZE, [9.0, 2.0, 0.0, 2.0], [False, True, True, True])
+    sizes_of = [stop - start for start, stop in bounds]
+    assert sizes_of[0] == 0
+    assert min(sizes_of[1:]) > 0
+    assert slices(SIZE, [0.0, 0.0], [False, True]) == ((0, 0), (0, SIZE))
+    assert slices(SIZE, [0.0, 0.0], [False, False])[0][1] == pytest.approx(SIZE / 2, abs=1024)
+
+
 def test_the_reason_says_what_was_measured() -> None:
     shares = {"tail.0.0.0": 0.625, "tail.0.1.0": 0.0, "tail.0.2.0": 0.375}
     assert explain({"tail.0.0.0": 1.0}, {}) == ""
     assert explain(shares, {}) == "equal slices: no line has been measured yet"
     assert explain(shares, {"tail.0.0.0": 25e6, "tail.0.1.0": 2.5e6}) == (
         "slices by measured lines: tail.0.0.0 62% (200 Mbit/s), tail.0.1.0 0% (20 Mbit/s),"
+        " tail.0.2.0 38% (not measured)"
+    )
+    assert explain(shares, {}, ["tail.0.1.0"]) == (
+        "slices by measured lines: tail.0.0.0 62% (not measured), tail.0.1.0 0% (client mode),"
         " tail.0.2.0 38% (not measured)"
     )

@@ -1,5 +1,6 @@
 import asyncio
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -67,6 +68,18 @@ async def test_an_expert_that_does_not_answer_leaves_a_gap_to_fill():
         [uid] = await world.serving("b")
         assert uid.startswith("back")
         assert kinds(world.contexts["b"]).count("peer.left_out") == 2
+
+
+@on_virtual_time
+async def test_an_expert_that_nobody_can_connect_to_keeps_its_slot():
+    async with ExpertWorld("front", "back") as world:
+        world.start("a")
+        await world.serving("a")  # front
+        caller = replace(record("back.0.0.0"), addresses=())
+        world.board.put(r.stage_key(RUN, 1), "caller", "0", caller.pack())
+        world.start("b")
+        assert await world.serving("b") != ["back.0.0.0"]
+        assert "peer.left_out" not in kinds(world.contexts["b"])
 
 
 @on_virtual_time
