@@ -1,4 +1,4 @@
-"""`distqatctl top`: status, pipelines and the newest events, again and again."""
+"""`distqatctl top`: status, pipelines, open rounds and the newest events, again and again."""
 
 import time
 from contextlib import suppress
@@ -12,8 +12,10 @@ from rich.text import Text
 from distqatctl.cells import cell
 from distqatctl.client import Client
 from distqatctl.options import SocketOption, open_client
+from distqatctl.round_tables import wait_lines
 from distqatctl.tables import event_line, render_pipelines, render_status
 from distqatd.api import schema
+from distqatd.api.round_schema import Rounds
 
 NUM_EVENTS = 10
 
@@ -45,11 +47,13 @@ def _watch(client: Client, every_s: float, times: int | None) -> None:
 def _look(client: Client) -> Group:
     status = client.get(schema.Status, "/v1/status")
     pipelines = client.get(schema.Pipelines, "/v1/pipelines")
+    rounds = client.get(Rounds, "/v1/rounds", limit=1)
     events = [*client.events()][-NUM_EVENTS:]
     return Group(
         render_status(status),
         Text(),
         render_pipelines(pipelines) if pipelines.pipelines else cell("no pipeline is in use"),
+        *(cell(line) for line in wait_lines(rounds)),
         Text(),
         *(event_line(event) for event in events),
         cell("Ctrl-C ends", "dim"),

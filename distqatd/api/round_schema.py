@@ -31,8 +31,22 @@ class Round(Part):
     fragment: int | None = None
 
 
+class SliceProgress(Part):
+    """How much of one owner's slice of the mean this daemon's member holds; bytes are of fp32."""
+
+    owner: str
+    chunks_done: int
+    chunks: int
+    bytes_done: int
+    num_bytes: int
+
+
 class RoundWait(Part):
-    """A round that is open now; one that another daemon leads waits for its leader."""
+    """A round that is open now; one that another daemon leads waits for its leader.
+
+    While means are exchanged, `slices` says how far the member of this daemon is, and `behind`
+    without whom it cannot go on; both are empty otherwise.
+    """
 
     outer_step: int
     stage: str
@@ -40,6 +54,18 @@ class RoundWait(Part):
     ready: tuple[str, ...]
     waiting_for: tuple[str, ...]
     seconds_left: float
+    slices: tuple[SliceProgress, ...] = ()
+    behind: tuple[str, ...] = ()
+
+    @property
+    def chunks_done(self) -> int:
+        """Return the chunks that are here."""
+        return sum(each.chunks_done for each in self.slices)
+
+    @property
+    def chunks(self) -> int:
+        """Return the chunks that there are."""
+        return sum(each.chunks for each in self.slices)
 
 
 class Rounds(Reply):

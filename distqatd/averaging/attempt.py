@@ -23,6 +23,7 @@ from distqatd.averaging.messages import (
     take_uid,
 )
 from distqatd.averaging.plan import Plan
+from distqatd.averaging.progress import Progress
 from distqatd.averaging.tools import Tools, now
 from distqatd.averaging.waits import until, wait_until
 from distqatd.base.errors import DistqatError, RoundAborted
@@ -100,6 +101,12 @@ class Attempt:
     def seconds_left(self) -> float:
         """Return how long we wait for the leader at most."""
         return max(0.0, self._deadline - now())
+
+    @property
+    def progress(self) -> Progress | None:
+        """Return how far the exchange is, while there is one."""
+        is_running = self.stand is Stand.EXCHANGING and not self._verdict.done()
+        return self._butterfly.progress if is_running and self._butterfly is not None else None
 
     @property
     def bytes_sent(self) -> int:

@@ -16,7 +16,7 @@ from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import Ready
 from distqatd.averaging.phases import Phase, Waiting
 from distqatd.averaging.records import Committed, ContributionLike, RoundRecord
-from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat
+from distqatd.averaging.seat import OnOpen, Refresh, Roster, Seat, with_progress
 from distqatd.averaging.service import RoundService
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.clock import Clock
@@ -79,7 +79,7 @@ class Averager:
     def waiting(self) -> tuple[Waiting, ...]:
         """Return the rounds that experts here lead or are in now, and whom they wait for."""
         seats = self._service.seats
-        led = [led.waiting() for seat in seats.values() for led in seat.leading.values()]
+        led = [with_progress(seat, led) for seat in seats.values() for led in seat.leading.values()]
         active = [seat.active.waiting() for seat in seats.values() if seat.active is not None]
         elsewhere = [wait for wait in active if wait is not None and wait.leader not in seats]
         return (*(wait for wait in led if wait.phase != Phase.DECIDED.value), *elsewhere)

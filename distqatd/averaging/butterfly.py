@@ -19,8 +19,9 @@ from torch import Tensor
 
 from distqatd.averaging.memory import ChunkMemory, empty_vector
 from distqatd.averaging.messages import CHUNK
-from distqatd.averaging.packing import Packing
+from distqatd.averaging.packing import Packing, destination
 from distqatd.averaging.plan import Plan
+from distqatd.averaging.progress import Progress, progress_of
 from distqatd.averaging.reduce import Reducer, ReduceTable
 from distqatd.averaging.slicing import CHUNKS_IN_FLIGHT
 from distqatd.averaging.waits import until
@@ -33,7 +34,7 @@ from distqatd.base.errors import (
 )
 from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
-from distqatd.compute.payload import to_wire, torch_sink
+from distqatd.compute.payload import torch_sink
 from distqatd.net.rpc import Rpc
 from distqatd.wire.fields import need
 from distqatd.wire.payload import Message, Sink, TensorSpec, WireTensor
@@ -117,6 +118,7 @@ class Butterfly:
         self._owed = {
             m.uid: len(plan.chunks_of(i)) for i, m in enumerate(plan.members) if i != self._me
         }
+        self._num_chunks = dict(self._owed)
         self._add_own()
 
     def fail(self, uid: ExpertUid, reason: str) -> None:
@@ -126,6 +128,13 @@ class Butterfly:
     def _blame(self, uids: Sequence[ExpertUid], reason: str) -> None:
         if not self._fault.done():
             self._fault.set_result(Fault(tuple(uids), reason))
+
+    @property
+    def progress(self) -> Progress:
+        """Return how much of the mean is here, and whom it waits for."""
+        done = {uid: self._num_chunks[uid] - owed for uid, owed in self._owed.items()}
+        done[self._plan.members[self._me].uid] = sum(each.done() for each in self._encoded)
+        return progress_of(self._plan, done, self._table.late())
 
     @property
     def dropped(self) -> tuple[ExpertUid, ...]:
@@ -270,7 +279,7 @@ class Butterfly:
         tensors = await self._values_to_fetch_with(start, stop)
 
         def sink(spec: TensorSpec) -> memoryview:
-            return _destination(spec, target)
+            return destination(spec, target)
 
         answer = await self._ask(owner, self._fetch_body(chunk), tensors, timeout_s, sink)
         self._note_dropped(answer)
@@ -325,12 +334,3 @@ class Butterfly:
         values, target = await self._decoded(tensor, start, stop), self.mean[start:stop]
         if values.data_ptr() != target.data_ptr():  # else it was received in place
             await self._executor.run(lambda: target.copy_(values))
-
-
-def _destination(spec: TensorSpec, target: Tensor) -> memoryview:
-    """Receive an fp32 mean straight into its place, anything else into fresh memory."""
-    if spec.dtype == "float32" and spec.shape == tuple(target.shape):
-        return to_wire("mean", target).data
-    if spec.nbytes > target.nbytes:
-        raise RemoteProtocolError(f"a mean of {spec.nbytes} bytes for {target.numel()} values")
-    return torch_sink(spec)

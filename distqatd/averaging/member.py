@@ -13,6 +13,7 @@ from distqatd.averaging.looking import Places, Stand
 from distqatd.averaging.messages import Ready, Verdict
 from distqatd.averaging.phases import Waiting
 from distqatd.averaging.plan import Plan
+from distqatd.averaging.progress import Progress
 from distqatd.averaging.records import Committed, ContributionLike
 from distqatd.averaging.tools import Tools, now
 from distqatd.base.errors import RoundAborted
@@ -74,6 +75,11 @@ class MemberRound:
         return self._attempt.plan
 
     @property
+    def progress(self) -> Progress | None:
+        """Return how far the exchange is, while there is one."""
+        return self._attempt.progress
+
+    @property
     def whereabouts(self) -> tuple[ExpertUid, PeerId] | None:
         """Return whose round we are in or try to get into, and where that is."""
         return self._attempt.whereabouts
@@ -83,11 +89,17 @@ class MemberRound:
         where, ready = self._attempt.whereabouts, self.ready
         if where is None:
             return None
-        left_s = self._attempt.seconds_left
-        stand = self._attempt.stand.value
-        members = self.plan.uids if self.plan is not None else (ready.uid,)
+        progress = self._attempt.progress
         return Waiting(
-            "", ready.stage, ready.outer_step, stand, members, where[:1], left_s, where[0]
+            round_id="",
+            stage=ready.stage,
+            outer_step=ready.outer_step,
+            phase=self._attempt.stand.value,
+            ready=self.plan.uids if self.plan is not None else (ready.uid,),
+            waiting_for=progress.waits_for if progress is not None else where[:1],
+            seconds_left=self._attempt.seconds_left,
+            leader=where[0],
+            progress=progress,
         )
 
     @property

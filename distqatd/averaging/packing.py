@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distqatd.base.errors import RemoteProtocolError
-from distqatd.compute.payload import from_wire, to_wire
+from distqatd.compute.payload import from_wire, to_wire, torch_sink
 from distqatd.optim.codecs import Codec, codec
 from distqatd.wire.compression import compress, decompress
 from distqatd.wire.payload import TensorSpec, WireTensor
@@ -89,3 +89,16 @@ def _planes(encoded: Tensor) -> Tensor:
     """Return the first bytes of all values, then the second bytes, ...: exponents are alike."""
     size = encoded.dtype.itemsize
     return encoded.view(torch.uint8).view(-1, size).t().contiguous().reshape(-1)
+
+
+def destination(spec: TensorSpec, target: Tensor) -> memoryview:
+    """Receive an fp32 mean straight into its place, anything else into fresh memory.
+
+    Raises:
+        RemoteProtocolError: it is longer than the values themselves.
+    """
+    if spec.dtype == "float32" and spec.shape == tuple(target.shape):
+        return to_wire("mean", target).data
+    if spec.nbytes > target.nbytes:
+        raise RemoteProtocolError(f"a mean of {spec.nbytes} bytes for {target.numel()} values")
+    return torch_sink(spec)

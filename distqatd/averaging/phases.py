@@ -3,6 +3,7 @@
 import enum
 from dataclasses import dataclass
 
+from distqatd.averaging.progress import Progress
 from distqatd.base.ids import ExpertUid
 
 
@@ -20,6 +21,7 @@ class Waiting:
     """Whom an open round waits for, for people to look at while it lasts.
 
     A member of a round that another daemon leads knows only that it waits for `leader`.
+    `progress` is that of our own member, while means are exchanged.
     """
 
     round_id: str
@@ -30,3 +32,4 @@ class Waiting:
     waiting_for: tuple[ExpertUid, ...]
     seconds_left: float
     leader: ExpertUid | None = None
+    progress: Progress | None = None

@@ -93,6 +93,12 @@ class ReduceTable:
         self._arrived[chunk] = {member: torch.empty(0) for member in arrived}
         return arrived
 
+    def late(self) -> tuple[ExpertUid, ...]:
+        """Return the members without whom an own chunk that others have sent is not complete."""
+        begun = [arrived.keys() for arrived in self._arrived if len(arrived) > 1]
+        late = {i for arrived in begun for i in self.contributors - arrived}
+        return tuple(self._plan.members[i].uid for i in sorted(late))
+
     def missing(self) -> tuple[ExpertUid, ...]:
         """Return the members that owe a contribution to any own chunk, in order."""
         owing = {i for arrived in self._arrived for i in self.contributors - arrived.keys()}

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from distqatd.averaging.ballots import Learn, StepKey
 from distqatd.averaging.keeping import KeptMeans
@@ -10,6 +10,7 @@ from distqatd.averaging.leader import Leader
 from distqatd.averaging.looking import Invitation
 from distqatd.averaging.member import MemberRound
 from distqatd.averaging.messages import AHEAD, BEHIND, COMING, DIVERGED
+from distqatd.averaging.phases import Waiting
 from distqatd.averaging.plan import MAX_PAST_NORMS
 from distqatd.averaging.roster import Member
 from distqatd.base.ids import ExpertUid
@@ -136,3 +137,11 @@ class Seat:
         if digest not in ("", anchor_digest):
             return DIVERGED, step
         return COMING, step
+
+
+def with_progress(seat: Seat, led: Leader) -> Waiting:
+    """Describe a round that an expert leads, with how far its own part in the exchange is."""
+    wait, active = led.waiting(), seat.active
+    if active is None or active.plan is None or active.plan.round_id != wait.round_id:
+        return wait
+    return replace(wait, progress=active.progress)

@@ -169,6 +169,16 @@ class FakeProvider:
             ready=("front.0.0.0",),
             waiting_for=("front.0.1.0",),
             seconds_left=12.0,
+            slices=(
+                round_schema.SliceProgress(
+                    owner="front.0.1.0",
+                    chunks_done=3,
+                    chunks=12,
+                    bytes_done=3_000_000,
+                    num_bytes=12_000_000,
+                ),
+            ),
+            behind=("front.0.1.0",),
         )
         return round_schema.Rounds(rounds=(record,), waits=(wait,))
 

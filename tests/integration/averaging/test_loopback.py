@@ -36,7 +36,7 @@ SIZE = 2_000_003  # 8 MB, so that every slice has several chunks
 class Peer:
     """A daemon's network, averager and donor side for one expert."""
 
-    def __init__(self, index: int, codec: str) -> None:
+    def __init__(self, index: int, **diloco: object) -> None:
         self.uid = make_uid("tail", index)
         identity = Identity.generate(seeded_rng("averaging", index))
         self.peer_id = identity.peer_id
@@ -54,7 +54,7 @@ class Peer:
             self.events,
         )
         self.executor = DeviceExecutor("test", 1)
-        config = DilocoConfig(averaging_timeout=20.0, codec=codec)
+        config = DilocoConfig.model_validate({"averaging_timeout": 20.0, **diloco})
         self.averager = Averager(
             self.pool, self.executor, config, clock, system_rng(), self.events, MemoryDisk()
         )
@@ -64,8 +64,8 @@ class Peer:
 class Peers:
     """Some peers that all know each other."""
 
-    def __init__(self, num: int, codec: str = "fp32") -> None:
-        self.all = [Peer(index, codec) for index in range(num)]
+    def __init__(self, num: int, **diloco: object) -> None:
+        self.all = [Peer(index, **diloco) for index in range(num)]
         self._pools: list[asyncio.Task[None]] = []
         self._averagers: list[asyncio.Task[None]] = []
 
@@ -109,19 +109,22 @@ async def attempt(peer: Peer, own: Gift) -> Committed | RoundAborted:
         return error
 
 
+async def attempt_all(peers: list[Peer], gifts: list[Gift]) -> list[Committed | RoundAborted]:
+    async with asyncio.TaskGroup() as tasks:
+        rounds = [
+            tasks.create_task(attempt(peer, own)) for peer, own in zip(peers, gifts, strict=True)
+        ]
+    return [task.result() for task in rounds]
+
+
 @pytest.mark.parametrize("codec", ["fp32", "fp16", "bf16", "int8", "int4"])
 async def test_three_replicas_commit_the_same_bits(codec: str) -> None:
     gifts = [gift(index) for index in range(3)]
     mean = torch.zeros(SIZE)
     for own in gifts:
         mean += own.pseudo_gradient * (own.samples / 6)
-    async with Peers(3, codec) as peers:
-        async with asyncio.TaskGroup() as tasks:
-            rounds = [
-                tasks.create_task(attempt(peer, own))
-                for peer, own in zip(peers, gifts, strict=True)
-            ]
-        outcomes = [task.result() for task in rounds]
+    async with Peers(3, codec=codec) as peers:
+        outcomes = await attempt_all(peers, gifts)
     assert all(isinstance(outcome, Committed) for outcome in outcomes), outcomes
     assert len({outcome.digest for outcome in outcomes}) == 1
     if codec == "fp32":
@@ -132,6 +135,21 @@ async def test_three_replicas_commit_the_same_bits(codec: str) -> None:
         assert float((outcomes[0].mean - mean).abs().max()) <= largest
     sent = sum(outcome.bytes_sent for outcome in outcomes)
     assert sent == pytest.approx(4 * find_codec(codec).num_bytes(SIZE), rel=0.001)
+
+
+@pytest.mark.parametrize("codec", ["fp32", "int8"])
+async def test_a_robust_round_commits_the_same_bits_and_bounds_a_contribution(codec: str) -> None:
+    gifts = [Gift(gift(0).pseudo_gradient + gift(index).pseudo_gradient / 9) for index in range(4)]
+    honest = sum(own.pseudo_gradient for own in gifts[:3]) / 3
+    gifts[3].pseudo_gradient *= -1000
+    async with Peers(4, codec=codec, robust="centered_clip") as peers:
+        outcomes = await attempt_all(peers, gifts)
+        sent = [peer.averager.rounds[-1].bytes_sent for peer in peers]
+    assert all(isinstance(outcome, Committed) for outcome in outcomes), outcomes
+    assert len({outcome.digest for outcome in outcomes}) == 1
+    off = float((outcomes[0].mean - honest).norm() / honest.norm())
+    assert off < 0.5, "the mean itself would be 250 times as long, and point away"
+    assert max(sent) < 1.05 * 2 * (3 / 4) * find_codec(codec).num_bytes(SIZE)
 
 
 async def test_when_a_member_gives_up_mid_round_the_others_average_again_without_it() -> None:

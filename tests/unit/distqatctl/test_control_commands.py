@@ -6,7 +6,7 @@ import pytest
 from distqatctl import cli, control_commands, doctor, top
 from distqatctl.errors import CommandFailed
 from distqatd.api import control_schema as c
-from distqatd.api import schema
+from distqatd.api import round_schema, schema
 from tests.support import fake_provider as fake
 from tests.support.fake_actions import DOCTOR, MOVES, job
 
@@ -55,6 +55,7 @@ class Daemon:
             ),
             "/v1/doctor": self.doctor,
             "/v1/status": fake.status(),
+            "/v1/rounds": round_schema.Rounds(rounds=()),
             "/v1/pipelines": schema.Pipelines(pipelines=(), gaps=()),
         }
         return replies[route]

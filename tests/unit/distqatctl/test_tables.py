@@ -71,6 +71,8 @@ def test_peers_pipelines_and_rounds_have_a_line_each() -> None:
     assert "▲ aborted" in shown
     assert "birch-bbbb sent nothing for 15 s" in shown
     assert "outer step 4 of front is gathering: 1 ready, waits for front.0.1.0, 12 s" in shown
+    assert "3 of 12 chunks, 3.0 MB of 12.0 MB (25%); behind: front.0.1.0" in shown
+    assert "from front.0.1.0: 3 of 12 chunks, 3.0 MB of 12.0 MB (25%)" in shown
     assert "front: slices by measured lines: front.0.0.0 60% (200 Mbit/s)" in shown
     assert "300 committed, 0 replayed, 0 lost, 0 duplicated" in shown
 
