@@ -59,8 +59,8 @@ class HubStream:
     kinds: Mapping[str, str]
     names: Mapping[str, tuple[str, ...]]
 
-    def __init__(self, dataset: Any) -> None:
-        """Take an `IterableDataset` that is not shuffled."""
+    def __init__(self, dataset: Any, num_rows: int | None = None) -> None:
+        """Take an `IterableDataset` that is not shuffled; `num_rows` if it does not tell itself."""
         self._dataset = _undecoded_audio(dataset)
         self._marks: Marks[dict[str, Any]] = Marks(self._dataset.state_dict())
         features = self._dataset.features
@@ -71,7 +71,7 @@ class HubStream:
             self.kinds, self.names = _kinds(features)
         splits = self._dataset.info.splits or {}
         known = splits.get(str(self._dataset.split))
-        self.num_rows: int | None = known.num_examples if known is not None else None
+        self.num_rows: int | None = known.num_examples if known is not None else num_rows
 
     def rows(self, start: int) -> Iterator[Row]:
         """Yield the rows from number `start` on. Ends the iterators returned before."""
@@ -109,7 +109,15 @@ def open_stream(config: DataConfig, path: Path | None) -> HubStream:
         )
     builder = _BUILDERS.get(path.suffix, "text")
     files = {config.dataset_split: str(path)}
-    return HubStream(_load(config, builder, None, streaming=True, data_files=files))
+    stream = _load(config, builder, None, streaming=True, data_files=files)
+    return HubStream(stream, _num_rows(path) if builder == "parquet" else None)
+
+
+def _num_rows(path: Path) -> int:
+    """Return how many rows a Parquet file says it has."""
+    from pyarrow import parquet
+
+    return int(parquet.read_metadata(path).num_rows)
 
 
 def _load(

@@ -50,8 +50,9 @@ def recording(level: int) -> dict[str, Any]:
 @EITHER
 def test_images_with_labels(tmp_path: Path, streaming: bool) -> None:
     path = saved(tmp_path, {"image": [picture(n) for n in range(20)], "label": [0, 1] * 10})
-    settings = config(path, "cv", streaming=streaming, num_samples=20, classes=("no", "yes"))
-    (pixels,), (labels,) = open_rows(settings).read(torch.tensor([3, 16]))
+    source = open_rows(config(path, "cv", streaming=streaming, classes=("no", "yes")))
+    assert source.num_samples == 20
+    (pixels,), (labels,) = source.read(torch.tensor([3, 16]))
     assert pixels[:, 0, 0, 0].tolist() == [3, 16]
     assert labels.tolist() == [1, 0]
 
