@@ -69,7 +69,8 @@ def test_volunteers_join_with_the_printed_line_and_train_to_the_end(start):
     assert [stage["num_replicas"] for stage in status["stages"]] == [1, 1]
     run = first.ask("run", "show")
     assert run["outer_step"] == 2
-    assert run["batches"] == {"committed": 20, "replayed": 0, "lost": 0, "duplicated": 0}
+    assert run["batches"].pop("committed") == 20
+    assert not any(run["batches"].values()), run["batches"]
     assert {peer["roles"][0] for peer in first.ask("peers")["peers"]} == {"expert"}
     assert len(first.ask("pipelines")["pipelines"][0]["hops"]) == 2
     initial = Path(first.state.parent / "logs" / "digits" / "initial_peers.txt").read_text()

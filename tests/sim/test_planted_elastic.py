@@ -11,6 +11,7 @@ import pytest
 from distqatd.base.decision import Decision
 from distqatd.compute.book import BatchBook
 from distqatd.compute.expert import Expert
+from distqatd.compute.gradients import StepGradients
 from distqatd.pipeline.session import Session
 from distqatd.roles.absence import Absence
 from distqatd.roles.claim import Claim
@@ -48,11 +49,11 @@ def test_a_step_that_is_applied_twice_is_caught(monkeypatch: Patch) -> None:
 
 def test_an_abort_that_is_lost_is_caught(monkeypatch: Patch) -> None:
     def abort(self: Expert) -> None:
-        params, self._params = self._params, []
+        grads, self._grads = self._grads, StepGradients([])
         try:
             self._drop_step()
         finally:
-            self._params = params
+            self._grads = grads
 
     monkeypatch.setattr(Expert, "abort", abort)
     assert "begins a step with" in first_failure(40, "await-point-trainer", "flapping")

@@ -43,8 +43,8 @@ def watched() -> Iterator[Book]:
 def _watched_steps(book: Book) -> Iterator[None]:
     apply = Expert.apply
 
-    def watched_apply(self, num_samples, batch=None):
-        result = apply(self, num_samples, batch)
+    def watched_apply(self, num_samples, batch=None, scale=None):
+        result = apply(self, num_samples, batch, scale)
         if not result.is_repeat:
             book.applied[_stage(self.uid), batch] += 1
         return result
