@@ -32,7 +32,12 @@ class DataConfig(Section):
         description="a function between source and model, by its name in the entry point group "
         "distqat.transforms of an installed package; runs in the data server",
     )
-    num_workers: int = Field(0, ge=0, description="extra preparation workers")
+    num_workers: int = Field(
+        0,
+        ge=0,
+        le=64,
+        description="processes of each data server that prepare batches side by side; 0: a thread",
+    )
     precision: Literal["fp32", "bf16", "fp16-mixed"] = Field(
         "fp32",
         description="arithmetic of forward and backward, around fp32 parameters; bf16-mixed is "

@@ -17,6 +17,9 @@ PROGRAM = (sys.executable, "-m", "distqatd.roles.data_server")
 TAKEN_S = 2.0
 """Another daemon of this machine may listen: whether it still does is tried again after this."""
 
+GOODBYE_S = 0.5
+"""One that loads torch or its data does not hear us yet; it has nothing to tidy up either."""
+
 STOP_S = 3.0
 MAX_LINE = 64 << 10
 MAX_FIELDS = 16
@@ -92,7 +95,12 @@ class DataHost:
             self._events.emit("data.server_said", line=line.decode(errors="replace")[:200])
 
     async def _stop(self, child: Process) -> None:
-        """End the child if it lives: it is killed, as it has nothing to tidy up."""
+        """End the child if it lives: it says good-bye; if it does not, it is killed."""
+        if child.returncode is None and child.stdin is not None:
+            child.stdin.write(calls.END_LINE)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GOODBYE_S):
+                    await child.wait()
         if child.returncode is None:
             with suppress(ProcessLookupError):
                 child.kill()

@@ -4,7 +4,8 @@
 
 A slot holds one batch, ready for every trainer that wants it: a batch is prepared once, also if
 it is run again by another trainer. Trainers say how far their lease reaches, and what comes next
-is prepared before they ask. One slot is filled at a time, what is wanted before what will be.
+is prepared before they ask. As many slots are filled at a time as there are workers, what is
+wanted before what will be.
 
 Keys are numbers of training batches; negative ones are those of validation, see `validation_key`.
 """
@@ -82,8 +83,9 @@ class Slots:
     Every method returns what is to be done now, in this order.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, num_workers: int = 1) -> None:
         """Begin with empty slots; there must be two at least, to fill one while one is held."""
+        self._num_workers = num_workers
         self._slots = [_Slot() for _ in range(num_slots)]
         self._trainers: dict[int, _Trainer] = {}
         self._age = 0
@@ -158,8 +160,13 @@ class Slots:
                 yield Give(number, key, ready[key])
 
     def _fill(self) -> Iterator[Instruction]:
-        if any(slot.is_filling for slot in self._slots):
-            return
+        while sum(slot.is_filling for slot in self._slots) < self._num_workers:
+            fill = self._next_fill()
+            if fill is None:
+                return
+            yield fill
+
+    def _next_fill(self) -> Fill | None:
         present = {slot.key for slot in self._slots}
         coming = [*self._coming()]
         for keys, kept in ((self._wanted(), ()), (coming, coming)):
@@ -167,8 +174,8 @@ class Slots:
             index = self._free(kept) if key is not None else None
             if key is not None and index is not None:
                 self._slots[index] = _Slot(key)
-                yield Fill(index, key)
-                return
+                return Fill(index, key)
+        return None
 
     def _wanted(self) -> Iterator[int]:
         """Yield what is waited for: the first of every trainer, the second, and so on."""

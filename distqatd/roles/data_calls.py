@@ -6,6 +6,7 @@ trainer                              data server
   ── want {key, end} ────────────────►   the batch, and where its lease ends
   ◄─ ready {key, slot} ───────────────   or fail {key, reason}
   ── done {slot} ────────────────────►
+  ◄─ bye {reason} ────────────────────   it ends in order
 """
 
 import hashlib
@@ -24,6 +25,10 @@ from distqatd.wire.fields import need
 
 HELLO, WELCOME, REFUSE = "hello", "welcome", "refuse"
 WANT, READY, FAIL, DONE = "want", "ready", "fail", "done"
+BYE = "bye"
+
+END_LINE = b"end\n"
+"""What the parent writes to a data server that shall say good-bye and end."""
 
 MAX_NUMBER = 1 << 62
 MAX_RING_BYTES = 1 << 40
@@ -119,10 +124,19 @@ def wants_server(config: Config, *, is_ours: bool) -> Decision[bool]:
     named = named_data(data)
     if named and not is_ours:
         return Decision(value=False, reason=f"{', '.join(named)} was not given on this machine")
-    if mode == "on" or data.transform is not None:
-        why = f"data.transform is {data.transform}" if data.transform else "data_server.mode is on"
-        return Decision(value=True, reason=why)
+    asked = _asked_for(data, mode)
+    if asked:
+        return Decision(value=True, reason=asked)
     if not named:
         reason = f"{data.dataset_name} is in memory: nothing is won by preparing it elsewhere"
         return Decision(value=False, reason=reason)
     return Decision(value=True, reason=f"{', '.join(named)} is read and decoded once for all")
+
+
+def _asked_for(data: DataConfig, mode: str) -> str:
+    """Return what asks for a server, wherever the data is; empty: nothing does."""
+    if data.transform is not None:
+        return f"data.transform is {data.transform}"
+    if data.num_workers:
+        return f"data.num_workers is {data.num_workers}"
+    return "data_server.mode is on" if mode == "on" else ""

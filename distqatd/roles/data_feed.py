@@ -38,6 +38,9 @@ the data ourselves. If we have, it is not waited for."""
 READY_S = 60.0
 """A batch may take so long to be prepared, seconds."""
 
+MAX_REASON = 200
+"""Characters of a reason that are kept."""
+
 BACKOFF = Backoff(first_s=0.2, cap_s=5.0)
 """Between attempts to reach a server that is gone."""
 
@@ -45,16 +48,25 @@ BACKOFF = Backoff(first_s=0.2, cap_s=5.0)
 class Server:
     """A connection to a data server that has said welcome."""
 
-    def __init__(self, name: str, say_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self, name: str, say_lost: Callable[[str], None], say_left: Callable[[str], None]
+    ) -> None:
         """Connect to whoever listens under `name`; `open` waits for the welcome.
+
+        Args:
+            name: where it listens.
+            say_lost: told why it is gone, if it did not say so before.
+            say_left: told what it said when it ended in order.
 
         Raises:
             DialError: nobody does.
         """
         self._say_lost = say_lost
+        self._say_left = say_left
         self._welcome: asyncio.Future[Ring] = asyncio.get_running_loop().create_future()
         self._ready: dict[int, asyncio.Future[int]] = {}
         self._ring: Ring | None = None
+        self._farewell = ""
         self.num_validation_batches = 0
         self._packets = Packets(connect(name), self._on_packet, self._on_closed)
         self._packets.send({"do": calls.HELLO, "version": __version__})
@@ -128,6 +140,8 @@ class Server:
                 self._welcome.set_exception(ConfigError(need(packet, "reason", str)))
             elif do in (calls.READY, calls.FAIL):
                 self._answer(do, packet)
+            elif do == calls.BYE:
+                self._farewell = need(packet, "reason", str)[:MAX_REASON]
         finally:
             for fd in fds:
                 os.close(fd)
@@ -153,7 +167,10 @@ class Server:
             if not future.done():
                 future.set_exception(ConnectionClosed(f"the data server: {reason}"))
                 future.exception()  # perhaps nobody waits
-        self._say_lost(reason)
+        if self._farewell:
+            self._say_left(self._farewell)
+        else:
+            self._say_lost(reason)
 
 
 class ServedBatches:
@@ -270,7 +287,7 @@ class ServedBatches:
                 if self._own is not None and now < self._again_at:
                     return None
                 self._again_at = now + BACKOFF.delay_s(self._num_failures + 1, self._rng)
-                self._server = Server(self._name, self._say_lost)
+                self._server = Server(self._name, self._say_lost, self._say_left)
             server = self._server
             if server.is_ready:
                 return server
@@ -287,6 +304,9 @@ class ServedBatches:
 
     def _say_lost(self, reason: str) -> None:
         self._events.emit("data.server_lost", degraded=True, reason=reason)
+
+    def _say_left(self, reason: str) -> None:
+        self._events.emit("data.server_left", reason=reason)
 
     def _note_failure(self, reason: str) -> None:
         """Tell the first of failures in a row; the others are the same again."""

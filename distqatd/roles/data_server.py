@@ -2,9 +2,10 @@
 
     python -m distqatd.roles.data_server LISTENING_FD
 
-Its standard input is the Job, a line of JSON, and then stays open as long as the parent lives;
-each line that it writes to standard output is an event. It ends when nobody has needed it for a
-minute; the parent, whose listening socket it shares, starts another one when a trainer asks.
+Its standard input is the Job, a line of JSON, and then stays open as long as the parent lives,
+which may end us in order by another line; each line that it writes to standard output is an event.
+It ends when nobody has needed it for a minute; the parent, whose listening socket it shares, starts
+another one when a trainer asks.
 Exit code 78: the data cannot be used as configured.
 """
 
@@ -25,9 +26,10 @@ from distqatd.base.rng import system_rng
 from distqatd.base.tasks import Supervisor
 from distqatd.compute.executor import DeviceExecutor, Executor
 from distqatd.data.batches import Dataset, open_dataset
-from distqatd.data.ring import Memory, Ring, allocate, ring_size
-from distqatd.data.slots import Fail, Fill, Give, Instruction, Slots, validation_index
+from distqatd.data.ring import Memory, Ring, RingSize, allocate, ring_size
+from distqatd.data.slots import Fail, Fill, Give, Instruction, Slots
 from distqatd.roles import data_calls as calls
+from distqatd.roles.data_workers import Workers, prepare
 from distqatd.roles.packets import Packets, is_ours
 from distqatd.wire.fields import need
 
@@ -42,14 +44,22 @@ class DataServer:
     """Accepts trainers and does what `Slots` decides."""
 
     def __init__(
-        self, dataset: Dataset, ring: Ring, memory: Memory, executor: Executor, tasks: Supervisor
+        self,
+        dataset: Dataset,
+        ring: Ring,
+        memory: Memory,
+        executor: Executor,
+        tasks: Supervisor,
+        workers: Workers | None = None,
     ) -> None:
+        """Serve what `workers` prepare, or without any a thread of our own, one at a time."""
         self._dataset = dataset
         self._ring = ring
         self._memory = memory
         self._executor = executor
         self._tasks = tasks
-        self._slots = Slots(ring.size.num_slots)
+        self._workers = workers
+        self._slots = Slots(ring.size.num_slots, workers.num if workers is not None else 1)
         self._links: dict[int, Packets] = {}
         self._next_trainer = 0
         self.changed = asyncio.Event()
@@ -69,6 +79,11 @@ class DataServer:
             link, partial(self._on_packet, trainer), partial(self._on_closed, trainer)
         )
         self.changed.set()
+
+    def say_goodbye(self) -> None:
+        """Tell all trainers that the end is an orderly one."""
+        for link in [*self._links.values()]:
+            link.send({"do": calls.BYE, "reason": "its daemon stops"})
 
     def _on_closed(self, trainer: int, _: str) -> None:
         self._links.pop(trainer, None)
@@ -117,17 +132,14 @@ class DataServer:
 
     async def _fill(self, fill: Fill) -> None:
         try:
-            await self._executor.run(partial(self._prepare, fill))
+            if self._workers is not None:
+                await self._workers.prepare(fill)
+            else:
+                await self._executor.run(partial(prepare, self._dataset, self._ring, fill))
         except (DistqatError, OSError) as error:
             self._do(self._slots.failed(fill.slot, str(error)))
         else:
             self._do(self._slots.filled(fill.slot))
-
-    def _prepare(self, fill: Fill) -> None:
-        index = validation_index(fill.key)
-        read = self._dataset.read
-        raw = read(fill.key) if index is None else self._dataset.read_validation(index)
-        self._ring.write(fill.slot, raw)
 
 
 def _packet(instruction: Give | Fail) -> dict[str, Any]:
@@ -136,8 +148,16 @@ def _packet(instruction: Give | Fail) -> dict[str, Any]:
     return {"do": calls.FAIL, "key": instruction.key, "reason": instruction.reason[:1000]}
 
 
-async def serve(job: calls.Job, listener: socket.socket, say: Say) -> None:
+async def serve(
+    job: calls.Job, listener: socket.socket, say: Say, at_end: list[Callable[[], None]]
+) -> None:
     """Serve until nobody has needed it for IDLE_S seconds.
+
+    Args:
+        job: what to serve.
+        listener: where trainers come in.
+        say: takes events.
+        at_end: gets what is to be done if the parent ends us.
 
     Raises:
         ConfigError: the data cannot be opened; whoever asked was told.
@@ -154,11 +174,27 @@ async def serve(job: calls.Job, listener: socket.socket, say: Say) -> None:
     if memory.why_file:
         say("data.ring_in_file", degraded=True, folder=job.folder, reason=memory.why_file)
     async with Supervisor("data", system_rng()) as tasks:
-        server = DataServer(dataset, Ring(memory.fd, size), memory, executor, tasks)
+        workers = _workers(job, memory, size, say)
+        server = DataServer(dataset, Ring(memory.fd, size), memory, executor, tasks, workers)
+        at_end.append(server.say_goodbye)
         accept_all(listener, server.accept)
         say("data.serving", slots=size.num_slots, slot_bytes=size.slot_bytes)
         await _until_idle(server)
     executor.close()
+
+
+def _workers(job: calls.Job, memory: Memory, size: RingSize, say: Say) -> Workers | None:
+    """Return the workers that the run asks for, where they can help."""
+    if not job.data.num_workers:
+        return None
+    if job.data.streaming:
+        say(
+            "data.workers_unused",
+            num_workers=job.data.num_workers,
+            reason="a stream is read in order: each of them would read all of it",
+        )
+        return None
+    return Workers(job, memory.fd, size, say)
 
 
 async def _until_idle(server: DataServer) -> None:
@@ -198,12 +234,14 @@ def accept_all(listener: socket.socket, accept: Callable[[socket.socket], None])
     asyncio.get_running_loop().add_reader(listener.fileno(), on_readable)
 
 
-def _end_with_parent() -> None:
-    """End at once when standard input does: the parent is gone, however it died."""
+def _end_with_parent(at_end: list[Callable[[], None]]) -> None:
+    """End when the parent says so, and at once when standard input does: it is gone then."""
 
     def on_readable() -> None:
-        if not os.read(sys.stdin.fileno(), 1):
-            os._exit(0)
+        if os.read(sys.stdin.fileno(), len(calls.END_LINE)):
+            for farewell in at_end:
+                farewell()
+        os._exit(0)
 
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), on_readable)
 
@@ -225,8 +263,9 @@ def _read_line() -> str:
 
 
 async def _run(job: calls.Job, listener: socket.socket) -> None:
-    _end_with_parent()
-    await serve(job, listener, _say)
+    at_end: list[Callable[[], None]] = []
+    _end_with_parent(at_end)
+    await serve(job, listener, _say, at_end)
 
 
 def main() -> int:

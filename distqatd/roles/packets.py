@@ -19,6 +19,8 @@ MAX_PACKET = 16 << 10
 _BACKLOG = 64
 _CREDENTIALS = struct.Struct("3i")
 _MAX_FDS = 4
+_MAX_REST = 64
+"""Packets that are read after the other end has closed."""
 
 
 def listen(name: str) -> socket.socket | None:
@@ -89,6 +91,7 @@ class Packets:
         self._on_packet = on_packet
         self._on_closed = on_closed
         self.is_open = True
+        self._is_ending = False
         asyncio.get_running_loop().add_reader(link.fileno(), self._on_readable)
 
     def send(self, packet: Mapping[str, Any], fds: tuple[int, ...] = ()) -> None:
@@ -99,6 +102,7 @@ class Packets:
         try:
             self._link.sendmsg([json.dumps(packet).encode()], rights)
         except OSError as error:
+            self._read_rest()
             self._end(error.strerror or str(error))
 
     def close(self) -> None:
@@ -108,9 +112,19 @@ class Packets:
             asyncio.get_running_loop().remove_reader(self._link.fileno())
             self._link.close()
 
+    def _read_rest(self) -> None:
+        """Read what the other end sent before it closed: why it did, perhaps."""
+        if self._is_ending:
+            return
+        self._is_ending = True
+        for _ in range(_MAX_REST):
+            if self.is_open:
+                self._on_readable()
+
     def _end(self, reason: str) -> None:
-        self.close()
-        self._on_closed(reason)
+        if self.is_open:
+            self.close()
+            self._on_closed(reason)
 
     def _on_readable(self) -> None:
         try:

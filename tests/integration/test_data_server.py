@@ -254,3 +254,46 @@ async def test_without_a_server_trainers_read_themselves_and_nothing_is_left(tmp
     again = listen(f"distqat-test-{os.getpid()}")
     assert again is not None  # the name is free
     again.close()
+
+
+async def test_a_server_whose_daemon_stops_says_good_bye(tmp_path: Path):
+    run = Run()
+    async with machine(tmp_path) as here, asyncio.timeout(150):
+        host, trainer = await here.start("host"), await here.start("trainer")
+        task = asyncio.create_task(run.train(0, trainer))
+        await run.until(lambda: trainer.told("data.served"))
+        host.process.send_signal(signal.SIGINT)
+        await run.until(lambda: trainer.told("data.server_left"))
+        run.is_enough = True
+        await task
+        assert trainer.told("data.server_left")[0]["degraded"] is False
+        assert trainer.told("data.server_lost") == []
+        assert await host.process.wait() != 0  # KeyboardInterrupt
+
+
+async def test_workers_prepare_side_by_side_and_the_batches_are_the_same(tmp_path: Path):
+    install_flip(tmp_path / "site")
+    run = Run()
+    async with machine(tmp_path, transform="flip", num_workers=2) as here, asyncio.timeout(150):
+        host, trainer = await here.start("host"), await here.start("trainer")
+        task = asyncio.create_task(run.train(0, trainer))
+        server = (await host.until("data.server_started"))["pid"]
+
+        def workers() -> set[int]:
+            found = {int(line) for line in (tmp_path / "seen").read_text().split()}
+            return found - {server}  # which reads one batch, to know its size
+
+        await run.until_committed(30)
+        first = workers()
+        assert len(first) == 2
+        os.kill(min(first), signal.SIGKILL)
+        await run.until(lambda: len(workers()) == 3)  # another one took its place
+        await run.until_committed(10)
+        run.is_enough = True
+        await task
+        assert [event["pid"] for event in host.told("data.worker_ended")] in ([min(first)], [])
+        host.process.send_signal(signal.SIGKILL)
+        while set(here.living()) - {trainer.pid}:  # noqa: ASYNC110  nobody tells us
+            await asyncio.sleep(0.05)
+        assert not trainer.told("data.server_left")
+    run.check(flipped=True)

@@ -181,3 +181,13 @@ def test_nobody_is_given_what_is_overwritten_while_they_hold_it(
             do(slots.done(trainer, slot))
         finish(well=True)
     assert not any(wanted.values())
+
+
+def test_several_workers_fill_several_slots_and_never_one_batch_twice() -> None:
+    slots = Slots(6, num_workers=3)
+    assert slots.join(0)
+    assert slots.want(0, 0, end=4) == [Fill(0, 0), Fill(1, 1), Fill(2, 2)]
+    assert slots.filled(1) == [Fill(3, 3)]
+    assert slots.filled(3) == []
+    assert slots.filled(0) == [Give(0, 0, 0)]
+    assert slots.want(0, 1, end=4) == [Give(0, 1, 1)]

@@ -50,6 +50,7 @@ class Machine:
         data = Counted(self, broken)
         executor = InlineExecutor(0.0)
         server = DataServer(data, Ring(memory.fd, size), memory, executor, self._tasks)  # type: ignore[arg-type]
+        self.server = server
         self._listener = listen(NAME)
         assert self._listener is not None
 
@@ -150,7 +151,7 @@ async def test_where_the_kernel_gives_no_memory_batches_come_through_a_file(
         def say(kind: str, **fields: object) -> None:
             told[kind] = fields
 
-        serving = asyncio.get_running_loop().create_task(serve(job, listener, say))
+        serving = asyncio.get_running_loop().create_task(serve(job, listener, say, []))
         feed = machine.trainer(may_read=False)
         for number in range(6):
             assert same(await feed.batch(number, 6), machine.dataset.batch(number))
@@ -286,7 +287,7 @@ async def test_another_version_is_refused(
 ) -> None:
     machine.serve()
     monkeypatch.setattr("distqatd.roles.data_feed.__version__", "0.0.1")
-    server = Server(NAME, lambda _: None)
+    server = Server(NAME, lambda _: None, lambda _: None)
     with pytest.raises(ConfigError, match=r"the trainer 0\.0\.1"):
         await server.open(5)
     server.close()
@@ -299,3 +300,16 @@ def test_one_process_listens_and_nobody_answers_when_it_is_gone() -> None:
     listener.close()
     with pytest.raises(DialError, match="no data server answers"):
         connect(NAME)
+
+
+async def test_a_server_that_ends_in_order_says_so_and_is_not_lost(machine: Machine) -> None:
+    machine.serve()
+    feed = machine.trainer()
+    await feed.batch(0, 9)
+    machine.server.say_goodbye()
+    machine.kill()
+    assert same(await feed.batch(1, 9), machine.dataset.batch(1))
+    assert machine.told("data.server_lost") == []
+    assert machine.told("data.server_left") == [False]
+    assert machine.told("data.unserved") == [True]  # it is needed still
+    feed.close()
