@@ -13,7 +13,7 @@ from distqatctl import checkpoint_tables
 from distqatctl.config_commands import DISTQATD
 from distqatctl.errors import BUG, DEADLINE_PASSED, DEGRADED, CommandFailed
 from distqatctl.options import JsonOption, SocketOption, open_client
-from distqatd.api.checkpoint_schema import Checkpoints, Exported, Mirror
+from distqatd.api.checkpoint_schema import Checkpoints, Exported, Mirror, Sampled
 from distqatd.api.schema import Reply
 from distqatd.base.clock import SystemClock
 
@@ -129,3 +129,26 @@ def export(
         print(done.to_json(indent=2))
     else:
         print(checkpoint_tables.exported_text(done))
+
+
+@app.command()
+def sample(
+    target: Annotated[Path, typer.Argument(metavar="FILE.png", help="Where to write them.")],
+    source: Annotated[Path | None, typer.Option("--from", metavar="DIR", help=FolderHelp)] = None,
+    outer_step: Annotated[
+        int | None, typer.Option(min=0, help="Not the newest, but this one.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, max=4096, help="How many images.")] = 64,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    socket: SocketOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw images from the diffusion model of a checkpoint, as a grid in one PNG file."""
+    root = _folder(source, socket)
+    which = [] if outer_step is None else ["--outer-step", str(outer_step)]
+    which += ["--num-images", str(number), f"--draw={seed}"]
+    done = _ask_daemon_program(Sampled, "--sample-checkpoint", str(root), str(target), *which)
+    if as_json:
+        print(done.to_json(indent=2))
+    else:
+        print(checkpoint_tables.sampled_text(done))

@@ -2,7 +2,7 @@
 
 from distqatctl import text
 from distqatctl.tables import console
-from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported
+from distqatd.api.checkpoint_schema import CheckpointEntry, Checkpoints, Exported, Sampled
 
 _HEADER = ("OUTER STEP", "AGE", "SIZE", "BATCHES", "STATE")
 
@@ -44,3 +44,9 @@ def exported_text(done: Exported) -> str:
             f"{text.plural(len(left.modules), 'layer')}: {text.clean(left.reason)}: {names}"
         )
     return "\n".join(lines)
+
+
+def sampled_text(done: Sampled) -> str:
+    """Return what was drawn, in one line."""
+    what = f"outer step {done.outer_step} of {text.clean(done.run)}"
+    return f"{text.clean(done.file)}: {text.plural(done.num_images, 'image')}, {what}"

@@ -69,6 +69,16 @@ class Exported(Reply):
     left: tuple[LeftOut, ...] = ()
 
 
+class Sampled(Reply):
+    """Images that were drawn from the model of a checkpoint, as one PNG file."""
+
+    schema_id: Literal["distqat.sampled/v1"] = Field("distqat.sampled/v1", alias="schema")
+    file: str
+    run: str
+    outer_step: int
+    num_images: int
+
+
 class KeepRequest(BaseModel):
     """Body of `POST /v1/mirror`."""
 

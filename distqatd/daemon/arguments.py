@@ -101,8 +101,21 @@ def _add_one_shot_flags(parser: argparse.ArgumentParser) -> None:
         metavar=("DIR", "TARGET"),
         help="write DIR's newest checkpoint as one safetensors file",
     )
+    one.add_argument(
+        "--sample-checkpoint",
+        type=Path,
+        nargs=2,
+        metavar=("DIR", "TARGET"),
+        help="draw images from DIR's newest checkpoint and write them as a PNG file",
+    )
     group.add_argument(
-        "--outer-step", type=int, metavar="N", help="with --export-checkpoint: not the newest one"
+        "--outer-step", type=int, metavar="N", help="of a checkpoint: not the newest one"
+    )
+    group.add_argument(
+        "--num-images", type=int, default=64, metavar="N", help="with --sample-checkpoint"
+    )
+    group.add_argument(
+        "--draw", type=int, default=0, metavar="SEED", help="with --sample-checkpoint"
     )
     group.add_argument(
         "--int", action="store_true", help="with --export-checkpoint: weights as packed integers"

@@ -118,7 +118,7 @@ def export(
             is not installed.
         UnknownModel: the model is not on this machine.
     """
-    checkpoint = _find(source, outer_step)
+    checkpoint = find_checkpoint(source, outer_step)
     content = _CONTENTS[form](checkpoint, load_run(Config(), read_run_config(checkpoint)))
     tensors = sorted(content.tensors, key=lambda named: named[0].name)
     file = target / EXPORT_FILE if target.is_dir() else target
@@ -139,7 +139,12 @@ def export(
     )
 
 
-def _find(source: Path, outer_step: int | None) -> Checkpoint:
+def find_checkpoint(source: Path, outer_step: int | None) -> Checkpoint:
+    """Return the checkpoint that is meant, verified: one, that of a step, or the newest good one.
+
+    Raises:
+        CheckpointError: there is none, or it is corrupt.
+    """
     if (source / MANIFEST_FILE).exists():
         return verify(source)
     if outer_step is not None:
@@ -165,7 +170,7 @@ def _plain(checkpoint: Checkpoint, config: Config) -> _Content:
 def _packed(checkpoint: Checkpoint, config: Config) -> _Content:
     forms: dict[str, PackedForm] = {}
     tensors: list[Named] = []
-    for stage in _trained_stages(checkpoint, config):
+    for stage in trained_stages(checkpoint, config):
         found, made = integer_tensors(stage)
         forms |= made
         tensors += _named(found)
@@ -175,7 +180,7 @@ def _packed(checkpoint: Checkpoint, config: Config) -> _Content:
 def _torchao(checkpoint: Checkpoint, config: Config) -> _Content:
     state: dict[str, Tensor] = {}
     left: dict[str, list[str]] = {}
-    for stage in _trained_stages(checkpoint, config):
+    for stage in trained_stages(checkpoint, config):
         converted = torchao.convert(stage)
         state |= converted.state
         for module, reasons in converted.left.items():
@@ -193,8 +198,12 @@ _CONTENTS: Mapping[Form, Callable[[Checkpoint, Config], _Content]] = {
 }
 
 
-def _trained_stages(checkpoint: Checkpoint, config: Config) -> Iterator[Stage]:
-    """Yield all stages with the committed state, their quantizers in place."""
+def trained_stages(checkpoint: Checkpoint, config: Config) -> Iterator[Stage]:
+    """Yield all stages with the committed state, their quantizers in place.
+
+    Raises:
+        CheckpointError: another version of the program laid them out.
+    """
     for stage_config in config.model_pipeline.pipeline:
         entry = checkpoint.manifest.stage(stage_config.stage)
         stage, _ = build_trained_stage(config, stage_config)

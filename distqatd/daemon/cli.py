@@ -40,6 +40,8 @@ def _dispatch(namespace: argparse.Namespace) -> int:
         return 0
     if namespace.list_checkpoints is not None or namespace.export_checkpoint is not None:
         return _checkpoints(namespace)
+    if namespace.sample_checkpoint is not None:
+        return _sample(namespace)
     loaded = load_config(namespace, os.environ)
     if namespace.show_config:
         text = as_yaml(loaded, origins=namespace.origin)
@@ -77,6 +79,18 @@ def _checkpoints(namespace: argparse.Namespace) -> int:
     exported = files.export(source, target, namespace.outer_step, form=form)
     text = f"{exported.file}: outer step {exported.outer_step} of {exported.run}"
     _print(exported.to_json(indent=2) if namespace.json else text)
+    return 0
+
+
+def _sample(namespace: argparse.Namespace) -> int:
+    # Imported here: it imports torch.
+    from distqatd.daemon.checkpoint_samples import sample
+
+    source, target = namespace.sample_checkpoint
+    step = namespace.outer_step
+    sampled = sample(source, target, step, namespace.num_images, namespace.draw)
+    text = f"{sampled.file}: {sampled.num_images} images, outer step {sampled.outer_step}"
+    _print(sampled.to_json(indent=2) if namespace.json else text)
     return 0
 
 

@@ -11,20 +11,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from distqatd.averaging.state import pack
 from distqatd.base.errors import CheckpointError
-from distqatd.checkpoint.manifest import StageEntry
 from distqatd.compute.expert import Expert
 from distqatd.compute.integers import load_integers
 from distqatd.compute.stages import build_trained_stage, named_modules
 from distqatd.compute.weights import Weights
-from distqatd.config.run import dump_run, resume_digest
 from distqatd.config.sections import Config, InnerOptimConfig, OuterOptimConfig
 from distqatd.daemon import cli
 from distqatd.daemon.checkpoint_files import export, list_checkpoints
 from distqatd.data.tasks import task
-from tests.support.checkpoints import open_store
 from tests.support.experts import OPTIONS, chain_step, make_batch, make_expert
+from tests.support.kept_experts import keep_experts
 
 
 def config_of(family, stages=("front", "back"), quant=None):
@@ -62,20 +59,7 @@ def trained(family, quant=None):
 
 
 def keep(root, family, experts, layout_digest=None, quant=None):
-    config = config_of(family, quant=quant)
-    store = open_store(root)
-    draft = store.begin(1, 0)
-    for expert in experts:
-        state = pack(expert.snapshot())
-        stage = expert.uid.split(".")[0]
-        layout = layout_digest or state.layout_digest
-        entry = StageEntry(stage, state.anchor_digest, layout, dict(state.meta))
-        writer = draft.add_stage(entry, state.specs)
-        for target, data in zip(writer.data, state.data, strict=True):
-            target[:] = data
-    checkpoint = draft.publish("tiny", dump_run(config), resume_digest(config), 5.0)
-    store.close()
-    return checkpoint
+    return keep_experts(root, config_of(family, quant=quant), experts, layout_digest)
 
 
 @pytest.mark.parametrize("family", list(OPTIONS))
