@@ -85,6 +85,7 @@ class Claim:
     Attributes:
         subkey: under which it is announced; one expert may hold two claims while it moves.
         is_for_gap: the claim is given up as soon as somebody else fills the stage.
+        given_back: bytes that the expert lets go of before it takes the slot.
     """
 
     def __init__(self, context: Context, subkey: str, room: Room | None = None) -> None:
@@ -95,6 +96,7 @@ class Claim:
         self._key = r.joining_key(context.run_id)
         self._gone: set[Life] = set()
         self.is_for_gap = False
+        self.given_back = 0
 
     async def settle(self, wanted_stage: str | None = None) -> tuple[Slot, str]:
         """Return the slot to host and why, as soon as nobody else claims it.
@@ -103,8 +105,8 @@ class Claim:
             wanted_stage: the stage to host instead of the one the swarm needs most.
 
         Raises:
-            SwarmError: the wanted stage does not exist, there is no free slot, or the gap that
-                was to be filled is none any more.
+            SwarmError: the wanted stage does not exist or cannot fit, there is no free slot, or
+                the gap that was to be filled is none any more.
         """
         context = self._context
         self._gone.clear()
@@ -146,11 +148,11 @@ class Claim:
 
     def _joiner(self, wanted_stage: str | None) -> Joiner:
         context = self._context
-        room = self._room
+        room, free = self._room, self._room.free_bytes()
         return Joiner(
             context.peer_id,
             context.boot_epoch,
-            room.free_bytes(),
+            free + self.given_back if free else 0,
             wanted_stage,
             frozenset(room.unfit),
         )

@@ -203,6 +203,7 @@ class ExpertRole:
             return Outcome(is_done=False, reason="it drains; resume it first")
         claim = self._new_claim()
         claim.is_for_gap = only_gap
+        claim.given_back = life.used_bytes()
         async with self._parts.claims:
             slot, why = await claim.settle(stage)
         if not self._is_free_to_move(life):

@@ -186,10 +186,15 @@ class Life:
         stage = self._context.directory.view.stage(self.slot.stage)
         return all(member.uid == self.slot.uid for member in stage.serving)
 
+    def used_bytes(self) -> int:
+        """Return about how many bytes of its device the expert takes now."""
+        expert = self.hosted.expert
+        return training_bytes(expert.layout.num_params) + expert.stash_bytes
+
     def publish(self) -> None:
         """Tell the swarm where the expert stands."""
         context, hosted, expert = self._context, self.hosted, self.hosted.expert
-        room, used = self._parts.room, training_bytes(expert.layout.num_params) + expert.stash_bytes
+        room, used = self._parts.room, self.used_bytes()
         record = r.ExpertRecord(
             uid=hosted.uid,
             state=self.state,

@@ -64,8 +64,8 @@ def place(
         needs: bytes that an expert of each stage takes at least, by name; the same for all.
 
     Raises:
-        SwarmError: the wanted stage does not exist, every replica index is taken, or no stage
-            fits into the joiner's memory.
+        SwarmError: the wanted stage does not exist, or does not fit into the joiner's memory;
+            every replica index is taken; or no stage fits.
     """
     wanted = me.wanted_stage
     if wanted is not None and wanted not in view.stage_names:
@@ -121,6 +121,7 @@ def _neediest(
             "a smaller stage (--stage), or none"
         )
     if joiner.wanted_stage is not None:
+        _check_fits(joiner, joiner.wanted_stage, needs.get(joiner.wanted_stage, 0))
         reason = f"{joiner.wanted_stage} was asked for"
         return Decision(_free_slot(joiner.wanted_stage, taken, max_index), reason)
     needed = {s.name: max(s.memory_needed, needs.get(s.name, 0)) for s in view.stages}
@@ -130,8 +131,7 @@ def _neediest(
         tried = f"; {', '.join(sorted(joiner.unfit))} did not when tried" if joiner.unfit else ""
         raise SwarmError(
             f"no stage fits into this machine's memory: {_mib(joiner.memory_free)} are free, the "
-            f"smallest stage needs {_mib(min(needed.values()))}{tried}; free some memory or choose "
-            "a stage (--stage)"
+            f"smallest stage needs {_mib(min(needed.values()))}{tried}; free some memory"
         )
     counts = {s.name: sum(name == s.name for name, _ in taken - leaving) for s in fitting}
     order = {stage.name: i for i, stage in enumerate(view.stages)}
@@ -144,6 +144,19 @@ def _neediest(
     if too_big:
         reason += f"; {', '.join(too_big)} would not fit into {_mib(joiner.memory_free)}"
     return Decision(_free_slot(best.name, taken, max_index), reason)
+
+
+def _check_fits(joiner: Joiner, stage: str, needed: int) -> None:
+    """Refuse a stage that was asked for and cannot fit.
+
+    Not by what others take for it, who may have more in flight, but by its parameters alone.
+    """
+    if joiner.memory_free and needed > joiner.memory_free:
+        raise SwarmError(
+            f"{stage} was asked for, and does not fit into this machine's memory: it needs "
+            f"{_mib(needed)} at least, {_mib(joiner.memory_free)} are free; free some, choose a "
+            "smaller stage (--stage), or none"
+        )
 
 
 def _fits(joiner: Joiner, stage: str, needed: int) -> bool:

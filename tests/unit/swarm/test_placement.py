@@ -121,7 +121,7 @@ def test_a_machine_too_small_for_any_stage_is_told_so():
         place(needing(900, 100), "a", max_index=8, free=50 << 20)
 
 
-def test_a_stage_asked_for_is_taken_whatever_it_needs():
+def test_a_stage_asked_for_is_taken_whatever_others_take_for_it():
     decision = place(needing(900, 100), "a", max_index=8, free=1, wanted_stage="head")
     assert decision.value == Slot("head", 1)
 
@@ -168,6 +168,16 @@ def test_a_joiner_that_others_say_does_not_fit_somewhere_takes_no_slot_there_fro
 def test_what_is_needed_and_what_is_free_is_told_where_nothing_fits():
     with pytest.raises(SwarmError, match="512 MiB are free, the smallest stage needs 1024 MiB"):
         place(view_of(STAGES), "a", max_index=8, free=1 << 29, needs=NEEDS)
+
+
+def test_a_stage_asked_for_that_cannot_fit_is_refused_with_both_numbers():
+    with pytest.raises(SwarmError, match=r"head was asked for.*needs 4096 MiB.*2048 MiB are free"):
+        place(view_of(STAGES), "a", max_index=8, free=2 << 30, needs=NEEDS, wanted_stage="head")
+    fitting = place(
+        view_of(STAGES), "a", max_index=8, free=5 << 30, needs=NEEDS, wanted_stage="head"
+    )
+    assert fitting.value == Slot("head", 0)
+    assert place(view_of(STAGES), "a", max_index=8, needs=NEEDS, wanted_stage="head").value
 
 
 def test_a_stage_that_ran_out_of_memory_here_is_not_tried_again():
