@@ -11,6 +11,7 @@ from typing import Any
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.sections import DataConfig
+from distqatd.data.local import holds_tables
 from distqatd.data.rows import AUDIO, IMAGE, LABEL, LIST, NUMBER, OTHER, TEXT, Row, kinds_of
 from distqatd.data.streams import Marks
 
@@ -85,23 +86,30 @@ class HubStream:
                 self._marks.put(position, self._dataset.state_dict())
 
 
-def open_hub_rows(config: DataConfig) -> HubRows:
+def open_hub_rows(config: DataConfig, folder: Path | None = None) -> HubRows:
     """Open a data set of the Hub; it is downloaded once, and kept in the library's cache.
+
+    Args:
+        config: names it.
+        folder: where it is on this machine, as the Hub has it; None: at the Hub.
 
     Raises:
         ConfigError: there is no such data set, or it cannot be reached.
     """
-    return HubRows(_load(config, config.dataset_name, config.dataset_config, streaming=False))
+    name = config.dataset_name if folder is None else str(folder.resolve())
+    return HubRows(_load(config, name, config.dataset_config, streaming=False))
 
 
 def open_stream(config: DataConfig, path: Path | None) -> HubStream:
     """Open a data set of the Hub, or the table or text file at `path`, as a stream.
 
     Raises:
-        ConfigError: there is no such data set, it cannot be reached, or `path` is a folder.
+        ConfigError: there is no such data set, it cannot be reached, or `path` is a folder of
+            other files than tables.
     """
-    if path is None:
-        return HubStream(_load(config, config.dataset_name, config.dataset_config, streaming=True))
+    if path is None or holds_tables(path):
+        name = config.dataset_name if path is None else str(path.resolve())
+        return HubStream(_load(config, name, config.dataset_config, streaming=True))
     if path.is_dir():
         raise ConfigError(
             f"data.dataset_name {config.dataset_name!r} is a folder, whose files are read one by "
@@ -136,9 +144,19 @@ def _load(
     except (OSError, ValueError, RuntimeError, library.exceptions.DatasetsError) as error:
         raise ConfigError(
             f"data.dataset_name {config.dataset_name!r}: {_first_line(error)}\n"
-            "fix: check data.dataset_name, dataset_config and dataset_split; without a network, "
-            "download the data set first, name a local file, or use one that comes with DistQat"
+            f"fix: {_fix(config.dataset_name, error)}"
         ) from error
+
+
+def _fix(name: str, error: Exception) -> str:
+    if not isinstance(error, ConnectionError):
+        return "check data.dataset_name, dataset_config, dataset_split and dataset_revision"
+    return (
+        "this machine does not reach the Hugging Face Hub, and has no copy of the data set in the "
+        f"cache of `datasets`; without a network, run on another one `hf download {name} "
+        f"--repo-type dataset --local-dir {name}` and start distqatd where that folder is: it then "
+        "takes the Hub's place. Or name a file or folder of yours, or data that comes with DistQat"
+    )
 
 
 def _library() -> ModuleType:

@@ -19,12 +19,21 @@ from distqatd.data.rows import AUDIO, IMAGE, LABEL, ListRows, Row, Rows, kinds_o
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".ppm", ".tiff"})
 AUDIO_SUFFIXES = frozenset({".wav"})
 TABLE_SUFFIXES = frozenset({".json", ".jsonl", ".parquet"})
+_FOLDER_TABLES = frozenset({".jsonl", ".parquet"})
+"""A `.json` beside images or recordings may be anything."""
 
 
 def find_path(name: str) -> Path | None:
     """Return the file or folder of this machine that `name` is the path of, if there is one."""
     path = Path(name).expanduser()
     return path if path.exists() else None
+
+
+def holds_tables(path: Path) -> bool:
+    """Return whether `path` is a folder of tables, such as a copy of a data set of the Hub."""
+    if not path.is_dir():
+        return False
+    return any(found.suffix in _FOLDER_TABLES for found in path.rglob("*"))
 
 
 def open_table(path: Path) -> Rows:

@@ -11,6 +11,7 @@ from distqatd.data.images import ImageDecoder
 from distqatd.data.local import (
     TABLE_SUFFIXES,
     find_path,
+    holds_tables,
     open_image_folder,
     open_table,
     open_wav_folder,
@@ -41,8 +42,8 @@ def open_rows(config: DataConfig) -> Source:
 
 
 def _open_table(config: DataConfig, path: Path | None) -> Rows:
-    if path is None:
-        return open_hub_rows(config)
+    if path is None or holds_tables(path):
+        return open_hub_rows(config, path)
     if path.is_dir():
         is_speech = config.task_type == "speech"
         return open_wav_folder(path) if is_speech else open_image_folder(path)
@@ -77,7 +78,7 @@ def _decoder(config: DataConfig, rows: Rows) -> Decoder:
 def _open_texts(config: DataConfig, path: Path | None) -> Source:
     if config.streaming:
         return _stream_texts(config, open_stream(config, path))
-    if path is not None and path.suffix not in TABLE_SUFFIXES:
+    if path is not None and path.suffix not in TABLE_SUFFIXES and not holds_tables(path):
         return open_text_file(config)
     rows = _open_table(config, path)
     column = c.input_column(config, rows.kinds, c.TEXTS)

@@ -246,8 +246,23 @@ def test_a_data_set_that_cannot_be_reached_says_what_to_do(
         raise ConnectionError("Couldn't reach 'some/data' on the Hub")
 
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
-    with pytest.raises(ConfigError, match=r"(?s)Couldn't reach.*without a network"):
+    with pytest.raises(ConfigError, match=r"(?s)Couldn't reach.*without a network") as caught:
         open_rows(config("some/data"))
+    assert "hf download some/data --repo-type dataset --local-dir some/data" in str(caught.value)
+
+
+def test_a_data_set_that_has_no_such_split_is_not_taken_for_a_missing_network(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(*args: object, **options: object) -> None:
+        raise ValueError("Unknown split \"trein\". Should be one of ['train', 'test'].")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(ConfigError, match=r"(?s)trein.*fix: check") as caught:
+        open_rows(config("some/data", dataset_split="trein"))
+    assert "network" not in str(caught.value)
 
 
 @pytest.mark.parametrize("task_type", ["cv", "speech", "llm"])
