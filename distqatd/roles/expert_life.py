@@ -8,6 +8,7 @@ from distqatd.averaging.averager import Averager
 from distqatd.averaging.state import Donors
 from distqatd.base.decision import Decision
 from distqatd.base.errors import DistqatError, OutOfMemory, SwarmError
+from distqatd.base.ids import PeerId, nickname
 from distqatd.compute.executor import Executor
 from distqatd.compute.expert import Expert
 from distqatd.compute.memory import training_bytes
@@ -19,6 +20,7 @@ from distqatd.data.tasks import Task
 from distqatd.pipeline.host import StageHost
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.pipeline.links import make_links
+from distqatd.pipeline.session import Session
 from distqatd.roles.claim import Claim, Room
 from distqatd.roles.context import Context
 from distqatd.roles.directory import TTL_S
@@ -129,6 +131,7 @@ class Life:
         self._serial = serial
         self._num_divergences = 0
         self._unfit: OutOfMemory | None = None
+        self._session: Session | None = None
         hosted.on_short = self._on_short
         self._key = r.stage_key(context.run_id, context.stage_names.index(slot.stage))
 
@@ -211,6 +214,7 @@ class Life:
             unfit=room.unfit_bits(context.stage_names, used),
         )
         context.dht.announce(self._key, self._serial, record.pack(), ttl_s=TTL_S)
+        self._note_route()
 
     def _serve(self) -> None:
         parts, uid = self._parts, self.slot.uid
@@ -234,6 +238,18 @@ class Life:
             self.rounds.look(stage)
             self._tell_divergence()
             self.publish()
+
+    def _note_route(self) -> None:
+        """Keep whose route we are part of, or why we are part of none any more."""
+        old, self._session = self._session, self.hosted.session
+        if self._session is not None:
+            route = " ".join(hop.uid for hop in self._session.route)
+            text = f"{route}: {nickname(PeerId(self._session.trainer))} trains along it"
+        elif old is not None:
+            text = f"in no pipeline now: {old.close_reason}"
+        else:
+            return
+        self._context.note("route", self.slot.uid, text)
 
     def _tell_divergence(self) -> None:
         expert, told = self.hosted.expert, self._num_divergences

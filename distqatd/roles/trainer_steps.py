@@ -47,6 +47,7 @@ class JobSteps:
         self._num_non_finite = 0
         self._num_in_vain = 0
         self._in_step = False
+        self._why_route = "it is the first one"
         self._scaling = LossScaling(context.config.data)
 
     async def run(self) -> None:
@@ -126,10 +127,12 @@ class JobSteps:
             await runner.wait_round()
         job.progress.route = tuple(hop.uid for hop in runner.route)
         job.progress.outer_step = runner.outer_step
+        route = " ".join(job.progress.route)
+        context.note("route", f"pipeline {job.pipeline}", f"{route}: {self._why_route}")
         context.events.emit(
             "pipeline.opened",
             pipeline=job.pipeline,
-            route=" ".join(job.progress.route),
+            route=route,
             session=runner.session.fence,
         )
 
@@ -154,10 +157,12 @@ class JobSteps:
         job = self._job
         await runner.flush()
         await self._end(runner, "the pipeline takes another route")
+        left = " ".join(hop.uid for hop in runner.route if hop not in job.route)
+        self._why_route = f"the client wants it without {left or 'an earlier life of these'}"
         self._context.events.emit(
             "pipeline.rerouted",
             pipeline=job.pipeline,
-            left=" ".join(hop.uid for hop in runner.route if hop not in job.route),
+            left=left,
             route=" ".join(hop.uid for hop in job.route),
         )
         job.runner = None
@@ -223,6 +228,7 @@ class JobSteps:
         job = self._job
         runner, job.runner = job.runner, None
         job.route, job.num_failures = (), job.num_failures + 1
+        self._why_route = f"the one before failed: {error}"
         kind = "step.aborted" if self._in_step else "route.failed"
         self._count_replay()
         batch = job.leases.current.next if job.leases.current is not None else -1

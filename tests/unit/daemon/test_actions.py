@@ -81,6 +81,7 @@ async def answers(sim):
     found["moved"] = await ended(boss.actions, move)
     found["stage"] = (nodes[0].experts[0].slot.stage, other)
     found["why"] = await boss.actions.why(names[0])
+    found["why first"] = await own.actions.why(nickname(peer_of(swarm.nodes[first])))
     found["ping"] = await boss.actions.ping(names[0], with_bandwidth=True)
     found["doctor"] = await boss.actions.doctor()
     found["jobs"] = await boss.actions.jobs()
@@ -125,9 +126,11 @@ def test_a_drained_expert_serves_again_and_moves_to_another_stage():
     assert found()["stage"][0] == found()["stage"][1]
 
 
-def test_why_names_placement_and_move_of_another_peer():
+def test_why_names_placement_route_round_and_move_of_another_peer():
     kinds = {reason.kind for reason in found()["why"].reasons}
-    assert {"placement", "move", "drain"} <= kinds
+    assert {"placement", "route", "round", "move", "drain"} <= kinds
+    told = {(reason.kind, reason.subject): reason.text for reason in found()["why first"].reasons}
+    assert told["route", "pipeline 0"].endswith(": it is the first one")
 
 
 def test_a_balanced_swarm_has_nothing_to_move_and_says_why():

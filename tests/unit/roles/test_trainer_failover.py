@@ -43,6 +43,9 @@ async def test_after_an_expert_died_a_spare_takes_the_next_step_at_once():
         assert asyncio.get_running_loop().time() - began < 0.3
         assert [report.lost for report in world.client.reports if report.lost] == [("p1.0",)]
         assert world.pipeline.hosted[spare.uid].expert.inner_step >= 1
+        [why] = [reason for reason in world.ctx.reasons.all() if reason.kind == "route"]
+        assert why.subject == "pipeline 0"
+        assert why.text.startswith("front.0.0.0 back.0.1.0: the one before failed: ")
 
 
 @on_virtual_time
