@@ -10,8 +10,8 @@ from tests.sim.streams import SimStream
 def check_batches(fleet: Fleet, watch: Watch, crashed: set[str]) -> list[str]:
     """Return where a batch was committed twice, or acked and not committed at all.
 
-    What a killed expert had applied since its anchor is gone with it, and an anchor with all that
-    held it, and the gradients of the last step that was decided; that much is allowed.
+    What a killed expert had applied since its anchor is gone with it, an anchor with all that held
+    it, and the gradients of the last step that was decided on it; that much is allowed.
     """
     wrong = list(watch.wrong)
     acked = _acked(fleet)
@@ -39,14 +39,19 @@ def _acked(fleet: Fleet) -> set[int]:
 
 
 def _decided_at_a_death(fleet: Fleet, watch: Watch, stage: str, crashed: set[str]) -> set[int]:
-    """Return the batches whose gradients may have died with an expert before it applied them."""
+    """Return the batches whose gradients may have died with an expert before it applied them.
+
+    A step begins once the one before it is applied, so it is the last one of each life.
+    """
     hosts = fleet.hosts.values()
     dead = {h.identity.peer_id for h in hosts if any(c.startswith(f"{h.ip}#") for c in crashed)}
-    return {
-        batch
-        for batch, hops in watch.decided.items()
-        if any(hop.peer_id in dead and hop.uid.split(".")[0] == stage for hop in hops)
+    last = {
+        hop: batch
+        for batch, hops in watch.decided
+        for hop in hops
+        if hop.peer_id in dead and hop.uid.split(".")[0] == stage
     }
+    return set(last.values())
 
 
 def _odd(copy: Copy) -> str:
@@ -78,7 +83,12 @@ def _missing(
     crashed: set[str],
 ) -> list[str]:
     has = newest.anchor + sum((copy.local for copy in living), Counter())
-    died = sum((c.local + c.anchor for c in copies if c.life and c.life.name in crashed), Counter())
+    kept = set().union(*(copy.held for copy in living))
+    died = Counter()
+    for copy in copies:
+        if copy.life and copy.life.name in crashed:
+            is_gone = copy.expert.anchor_digest not in kept
+            died += copy.local + (copy.anchor if is_gone else Counter())
     gave_way = sum((copy.dropped for copy in copies), Counter())
     missing = sorted(batch for batch in acked if not (has + died + gave_way)[batch])
     return [f"{stage} never committed acked batches {missing}"] if missing else []

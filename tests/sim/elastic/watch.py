@@ -25,7 +25,10 @@ Batches = Counter[int]
 
 @dataclass
 class Copy:
-    """One expert object: a replica of a stage during one life of a machine."""
+    """One expert object: a replica of a stage during one life of a machine.
+
+    `held` has the digests of all anchors that it ever had.
+    """
 
     expert: Any
     stage: str
@@ -33,6 +36,7 @@ class Copy:
     anchor: Batches = field(default_factory=Counter)
     local: Batches = field(default_factory=Counter)
     dropped: Batches = field(default_factory=Counter)
+    held: set[str] = field(default_factory=set)
 
     @property
     def name(self) -> str:
@@ -57,7 +61,7 @@ class Watch:
         num_repeats: steps that an expert's book says were applied before: nothing happened.
         num_rounds: members of rounds whose mean was checked.
         wrong: what is a violation however the run goes on.
-        decided: the hops of each route on which a batch was decided, by batch.
+        decided: the batches that were decided, in this order, with the hops of their routes.
         anchors: what is in each anchor, by stage and digest.
     """
 
@@ -66,7 +70,7 @@ class Watch:
     num_repeats: int = 0
     num_rounds: int = 0
     wrong: list[str] = field(default_factory=list)
-    decided: dict[int, list[Any]] = field(default_factory=dict)
+    decided: list[tuple[int, tuple[Any, ...]]] = field(default_factory=list)
     anchors: dict[tuple[str, str], Batches] = field(default_factory=dict)
     _asked: dict[int, int] = field(default_factory=dict)
     _before: dict[int, Batches] = field(default_factory=dict)
@@ -108,6 +112,7 @@ class Watch:
         copy.anchor = copy.anchor + own
         copy.local = Counter()
         self.anchors[copy.stage, expert.anchor_digest] = copy.anchor
+        copy.held.add(expert.anchor_digest)
         twice = sorted(batch for batch in own if copy.anchor[batch] > 1)
         if twice:
             self.wrong.append(
@@ -121,6 +126,7 @@ class Watch:
         local = Counter({batch: copy.local[batch] for batch in kept})
         copy.dropped += copy.local + copy.anchor - inside - local
         copy.anchor, copy.local = Counter(inside), local
+        copy.held.add(expert.anchor_digest)
         twice = sorted(inside.keys() & local.keys())
         if twice:
             self.wrong.append(f"{copy.name} keeps batches {twice}, which its new anchor holds")
@@ -208,7 +214,7 @@ def watching() -> Iterator[Watch]:
 
     async def watched_step(self, batch, number):
         result = await step(self, batch, number)
-        watch.decided.setdefault(number, []).extend(self.route)
+        watch.decided.append((number, tuple(self.route)))
         return result
 
     def forward(self, *args):
