@@ -9,7 +9,7 @@ from distqatd.base.errors import SwarmError
 from distqatd.base.intervals import IntervalSet
 from distqatd.base.rng import seeded_rng
 from distqatd.base.tasks import Supervisor
-from distqatd.config.sections import Config
+from distqatd.config.sections import Config, DataConfig
 from distqatd.data.batches import Batch
 from distqatd.roles.batches import OwnBatches
 from distqatd.roles.client_calls import START, SYNC, Grant, Report
@@ -24,13 +24,15 @@ LEASE = 4
 
 
 class Data:
-    """Batches by number; those in `broken` have no finite loss."""
+    """Batches by number; those in `broken` have no finite loss. `newest` was asked for last."""
 
     def __init__(self):
         self.broken = set()
         self.episodes = None
+        self.newest = -1
 
     def batch(self, number):
+        self.newest = number
         made = batch(number)
         if number not in self.broken:
             return made
@@ -108,9 +110,9 @@ class Client:
 class TrainerWorld(World):
     """A trainer `trainer` with two real experts, and a client."""
 
-    def __init__(self, total=8):
-        super().__init__(Config())
-        self.pipeline = Pipeline("front", "back")
+    def __init__(self, total=8, data=None):
+        super().__init__(Config(data=data or DataConfig()))
+        self.pipeline = Pipeline("front", "back", data=data)
         self.net = self.pipeline.net
         self.config = self.config.model_copy(
             update={"diloco": self.pipeline.diloco, "model_pipeline": self.pipeline.model}

@@ -67,6 +67,16 @@ def test_every_documented_task_and_precision_loads(
     assert read(tmp_path, text).data.task_type == task
 
 
+def test_bf16_mixed_is_another_name_of_bf16(tmp_path: Path) -> None:
+    assert read(tmp_path, "data:\n  precision: bf16-mixed\n").data.precision == "bf16"
+
+
+@pytest.mark.parametrize("scale", ["3", "0.5", "8589934592", ".nan"])
+def test_a_loss_scale_that_is_no_power_of_two_is_refused(tmp_path: Path, scale: str) -> None:
+    with pytest.raises(ConfigError, match=r"data\.loss_scale"):
+        read(tmp_path, f"data:\n  loss_scale: {scale}\n")
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("stages", ["full", "front back", "head tail", "head body tail"])
 def test_every_documented_model_has_every_documented_stage(
