@@ -65,6 +65,7 @@ class Donors(StateServer):
         self,
         uid: str,
         snapshot: Callable[[], Snapshot],
+        complete: Callable[[], Snapshot] | None = None,
         keep_inner_state: Callable[[], None] | None = None,
     ) -> None:
         """Serve the state of an expert.
@@ -72,13 +73,15 @@ class Donors(StateServer):
         Args:
             uid: the expert.
             snapshot: returns its last committed state, immutable.
+            complete: returns the last one with inner state, which may be older; None: `snapshot`.
             keep_inner_state: called when somebody asks for inner state.
         """
 
         def source(parts: str) -> StateBytes:
             if parts == ALL and keep_inner_state is not None:
                 keep_inner_state()
-            return pack(snapshot(), parts)
+            made = snapshot if parts == COMMITTED or complete is None else complete
+            return pack(made(), parts)
 
         self.offer(uid, source, self._run)
 

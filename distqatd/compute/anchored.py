@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -12,9 +12,7 @@ from distqatd.base.intervals import IntervalSet
 from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.carrying import Carried, carry
 from distqatd.compute.feedback import ErrorFeedback
-from distqatd.compute.gathering import Gathered
-from distqatd.compute.gradients import drop_grads
-from distqatd.compute.inner_state import InnerOptimizer, InnerState
+from distqatd.compute.inner_state import InnerState
 from distqatd.compute.results import Contribution, Snapshot
 from distqatd.compute.scale import LossScale
 from distqatd.compute.snapshots import (
@@ -23,14 +21,15 @@ from distqatd.compute.snapshots import (
     read_inner_step,
     read_loss_scale,
 )
-from distqatd.compute.work import Own, Work, read_own
+from distqatd.compute.taking_over import TakingOver
+from distqatd.compute.updating import InnerUpdates
+from distqatd.compute.work import Own, Standing, Work, read_own
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import InnerOptimConfig, OuterOptimConfig
 from distqatd.models.units import Stage
 from distqatd.optim.digest import digest
 from distqatd.optim.flat import FlatLayout
 from distqatd.optim.fragments import Fragments
-from distqatd.optim.inner import clip
 from distqatd.optim.outer import OuterOptimizer, pseudo_gradient, state_names
 
 KEEP_INNER_S = 600.0
@@ -57,8 +56,10 @@ class AnchoredStage:
         layout: how the stage lies in a flat vector.
         layout_digest: of the layout.
         fragments: what outer steps take of the parameters, one after the other.
-        inner: updates the stage.
+        updates: updates the stage.
+        inner: the optimizer that it does that with.
         snapshot: the committed state; immutable, may be read from any thread.
+        complete: the one before it, with inner state, until `snapshot` is taken over.
     """
 
     def __init__(
@@ -77,18 +78,21 @@ class AnchoredStage:
         self.layout = FlatLayout(stage)
         self.layout_digest = self.layout.digest()
         self.fragments = Fragments(self.layout, schedule.num_fragments)
-        self.inner = InnerOptimizer(stage.parameters(), inner)
+        self.updates = InnerUpdates(stage, inner, schedule)
+        self.inner = self.updates.optimizer
         self._stage = stage
         self._outer = OuterOptimizer(outer, self.layout.num_params)
         self._feedback = ErrorFeedback(self.layout.num_params)
         self._outer_names = state_names(outer)
         self._schedule = schedule
-        self._max_grad_norm = inner.max_grad_norm
         self._timer = timer
         self._inner_wanted_until = -math.inf
-        self._gathered = Gathered(stage.parameters())
-        self._position = 0.0
-        self.snapshot = self._made(self.layout.gather(stage), 0, NO_BATCHES, 0, None)
+        self._pending: TakingOver | None = None
+        self.complete: Snapshot | None = None
+        ints = self.layout.gather_ints(stage)
+        begin = Standing(BatchBook(), Work(), 0)
+        seeded = self._committed(self.layout.gather(stage), 0, ints, begin)
+        self.snapshot = self._with_inner(seeded, begin)
 
     def fragment(self, outer_step: int) -> int | None:
         """Return which fragment the outer step on the anchor of `outer_step` takes; None: all."""
@@ -102,41 +106,6 @@ class AnchoredStage:
         """Have snapshots hold the inner optimizer's state for KEEP_INNER_S; from any thread."""
         self._inner_wanted_until = self._timer() + KEEP_INNER_S
 
-    def inner_update(
-        self, grad_norm: float, steps_since_anchor: int, num_samples: int, pace: float
-    ) -> None:
-        """Update the stage from its gradients, clipped, at the learning rate of this moment.
-
-        Args:
-            grad_norm: of the gradients.
-            steps_since_anchor: steps before this one since the last outer step.
-            num_samples: of this step.
-            pace: steps taken here for one of the run. From two on, the gradients of so many are
-                gathered into one update; what is left of them comes with the next `difference`.
-        """
-        every = round(pace)
-        self._position = steps_since_anchor / pace
-        if every <= 1 and not self._gathered.num_steps:
-            self._update(grad_norm)
-            return
-        self._gathered.add(num_samples)
-        if self._gathered.num_steps >= every:
-            self._flush()
-
-    def _flush(self) -> None:
-        """Update the stage from what was gathered, if anything was."""
-        if self._gathered.num_steps:
-            self._update(self._gathered.give())
-            drop_grads(self._stage.parameters())
-
-    def _update(self, grad_norm: float) -> None:
-        if self._max_grad_norm is not None:
-            params = self._stage.parameters()
-            grads = [param.grad for param in params if param.grad is not None]
-            clip(grads, grad_norm, self._max_grad_norm)
-        outer_step = self.snapshot.outer_step
-        self.inner.step(self._schedule.lr_factor(outer_step, self._position))
-
     def difference(self) -> Tensor:
         """Return anchor - parameters, and the buffers, as `FlatLayout.to_exchange` lays them out.
 
@@ -145,7 +114,7 @@ class AnchoredStage:
         Raises:
             NonFinite: the stage has diverged.
         """
-        self._flush()
+        self.updates.flush()
         anchor, num_params = self.snapshot.tensors["anchor"], self.layout.num_params
         local = self.layout.to_exchange(self.layout.gather(self._stage))
         local[:num_params] = pseudo_gradient(anchor[:num_params], local[:num_params])
@@ -159,11 +128,9 @@ class AnchoredStage:
         mean: Tensor,
         outer_step: int,
         int_buffers: Mapping[str, int],
-        batches: IntervalSet,
-        inner_step: int,
         rest: Tensor | None,
-        voters: tuple[str, ...],
-        work: Work,
+        after: Standing,
+        ahead_of: Contribution | None = None,
     ) -> None:
         """Apply an outer step to the anchor and make it the stage's state and the snapshot.
 
@@ -173,11 +140,10 @@ class AnchoredStage:
             mean: mean of the members' differences, of the fragment that the step takes.
             outer_step: the one this makes.
             int_buffers: maximum over the members.
-            batches: all batches inside the new anchor.
-            inner_step: inner steps applied here so far.
             rest: what a codec took from our difference.
-            voters: who decides the next outer step.
-            work: what the stage has trained that is not in the whole new anchor.
+            after: where this replica stands then.
+            ahead_of: our contribution, where steps went on since: the stage stays as it is until
+                `take_over`. The snapshot has inner state from then on.
 
         Raises:
             NonFinite: the mean has NaN or infinite values. Nothing was changed.
@@ -189,10 +155,36 @@ class AnchoredStage:
             raise NonFinite(f"the average of outer step {outer_step} has NaN or infinite values")
         span = self.fragments.span(fragment)
         anchor = self._stepped(whole, outer_step - 1, span)
+        self._feedback.settle(rest, span)
+        if ahead_of is not None:
+            self._pending = TakingOver(span, int_buffers, ahead_of.int_buffers)
+            ints = {**ahead_of.int_buffers, **int_buffers}
+            self.complete = self.snapshot if self.snapshot.has_inner else None
+            self.snapshot = self._committed(anchor, outer_step, ints, after)
+            return
         self._adopt(anchor, span)
         self.layout.scatter_ints(self._stage, int_buffers)
-        self._feedback.settle(rest, span)
-        self.snapshot = self._made(anchor, outer_step, batches, inner_step, work, voters)
+        ints = self.layout.gather_ints(self._stage)
+        snapshot = self._committed(anchor, outer_step, ints, after)
+        self.snapshot = self._with_inner(snapshot, after)
+
+    @property
+    def is_ahead(self) -> bool:
+        """Return whether an outer step was committed that the stage has not taken over yet."""
+        return self._pending is not None
+
+    def take_over(self, now: Standing) -> None:
+        """Mix in the outer step that was committed while steps went on, if one was.
+
+        Args:
+            now: where this replica stands.
+        """
+        if self._pending is None:
+            return
+        pending, self._pending = self._pending, None
+        anchor = self.snapshot.tensors["anchor"]
+        pending.apply(self.layout, self._stage, anchor, self._schedule.mix_alpha)
+        self.snapshot, self.complete = self._with_inner(self.snapshot, now), None
 
     def _stepped(self, mean: Tensor, outer_step: int, span: slice) -> Tensor:
         """Return the anchor after the outer step on that of `outer_step`; the mean has form X."""
@@ -231,15 +223,16 @@ class AnchoredStage:
     def load(self, loadable: Loadable) -> None:
         """Become the stage of a snapshot; without inner state the inner optimizer starts afresh."""
         snapshot = loadable.snapshot
-        self._gathered.drop()
+        self.updates.drop()
         self._outer.load_state(snapshot.tensors)
         own = loadable.own
-        local = snapshot.tensors["anchor"] if own is None else own.local
-        self.layout.scatter(self._stage, local)
-        self.layout.scatter_ints(self._stage, snapshot.meta.get("int_buffers", {}))
+        self.layout.scatter(self._stage, own.local if own else snapshot.tensors["anchor"])
+        ints = own.ints if own else snapshot.meta.get("int_buffers", {})
+        self.layout.scatter_ints(self._stage, ints)
         self.inner.restart(loadable.inner)
         self.inner.loss_scale = loadable.loss_scale
         self._feedback.load(loadable.rest)
+        self._pending = self.complete = None
         self.snapshot = snapshot
 
     def catch_up(
@@ -272,13 +265,16 @@ class AnchoredStage:
 
     def goes_on(self, carried: Carried) -> bool:
         """Return whether the parameters hold anything that a newer anchor has not taken."""
-        return bool(carried.kept) or (len(self.fragments) > 1 and not carried.is_mixed)
+        return bool(carried.kept) or (self._schedule.is_streaming and not carried.is_mixed)
 
     def train_on(self, made: Contribution, inside: Contribution) -> None:
         """Put what two contributions to one outer step differ by on top of it."""
         span = self.fragments.span(self.fragment(inside.outer_step))
         num_params = span.stop - span.start
         since = made.pseudo_gradient[:num_params] - inside.pseudo_gradient[:num_params]
+        if self._pending is not None:
+            self._pending = replace(self._pending, since=since)
+            return
         local = self.layout.gather(self._stage)
         local[span] = self.snapshot.tensors["anchor"][span] - since
         self.layout.scatter(self._stage, local)
@@ -293,26 +289,37 @@ class AnchoredStage:
         self.layout.scatter(self._stage, local)
         self.layout.scatter_ints(self._stage, self.snapshot.meta.get("int_buffers", {}))
 
-    def _made(
+    def _committed(
         self,
         anchor: Tensor,
         outer_step: int,
-        batches: IntervalSet,
-        inner_step: int,
-        work: Work | None,
-        voters: tuple[str, ...] = (),
+        int_buffers: Mapping[str, int],
+        after: Standing,
     ) -> Snapshot:
+        """Return what all replicas have in common."""
         tensors = {"anchor": anchor, **self._outer.state_tensors()}
-        ints = self.layout.gather_ints(self._stage)
-        meta: dict[str, Any] = {"int_buffers": ints, "batches": batches.to_list()}
-        meta |= {"voters": list(voters)}
-        # What has not trained has inner state too: none.
-        if not inner_step or self._timer() < self._inner_wanted_until:
-            tensors |= self.inner.tensors() | self._feedback.tensors()
-            meta |= {"inner": self.inner.holders(), "inner_step": inner_step}
-            if self.inner.loss_scale is not None:
-                meta["loss_scale"] = self.inner.loss_scale.body()
-            if work is not None and len(self.fragments) > 1:
-                own = Own(self.layout.gather(self._stage), work)
-                tensors, meta = tensors | own.tensors(), meta | own.meta()
+        meta: dict[str, Any] = {
+            "int_buffers": dict(int_buffers),
+            "batches": after.book.anchor.to_list(),
+            "voters": list(after.voters),
+        }
         return Snapshot(outer_step, digest(anchor), self.layout_digest, tensors, meta)
+
+    def _with_inner(self, snapshot: Snapshot, now: Standing) -> Snapshot:
+        """Return a snapshot with this replica's own state too, if somebody wants it."""
+        # What has not trained has inner state too: none.
+        if now.inner_step and self._timer() >= self._inner_wanted_until:
+            return snapshot
+        tensors = {**snapshot.tensors, **self.inner.tensors(), **self._feedback.tensors()}
+        meta = {
+            **snapshot.meta,
+            "inner": self.inner.holders(),
+            "inner_step": now.inner_step,
+        }
+        if self.inner.loss_scale is not None:
+            meta["loss_scale"] = self.inner.loss_scale.body()
+        if now.inner_step and self._schedule.is_streaming:
+            ints = self.layout.gather_ints(self._stage)
+            own = Own(self.layout.gather(self._stage), ints, now.work, now.book.local)
+            tensors, meta = tensors | own.tensors(), meta | own.meta()
+        return replace(snapshot, tensors=tensors, meta=meta)

@@ -33,7 +33,7 @@ from distqatd.compute.snapshots import read_voters
 from distqatd.compute.stash import Tensors
 from distqatd.compute.stepping import Stepping
 from distqatd.compute.tally import Tally
-from distqatd.compute.work import Work
+from distqatd.compute.work import Standing, Work
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, InnerOptimConfig, OuterOptimConfig
 from distqatd.data.tasks import Task
@@ -98,6 +98,7 @@ class Expert(Stepping):
         super().__init__(uid, passes, StepGradients(stage.parameters()), tally, task, timer)
         self._evaluate = AnchorForward(stage, self.layout, precision)
         self._contributed: Contribution | None = None
+        self._goes_on = False
 
     @property
     def outer_step(self) -> int:
@@ -138,7 +139,8 @@ class Expert(Stepping):
         if math.isnan(norm):
             self.abort()
             raise NonFinite(f"gradients of {self.uid} have NaN or infinite values; step dropped")
-        self._anchored.inner_update(norm, self.steps_since_anchor, num_samples, self.pace)
+        num_steps = self.steps_since_anchor
+        self._anchored.updates.update(norm, self.outer_step, num_steps, num_samples, self.pace)
         self._anchored.inner.loss_scale = scale
         self._grads.drop()
         self._passes.close()
@@ -162,12 +164,20 @@ class Expert(Stepping):
         moved = tuple(tensor.detach().to(self.device) for tensor in inputs)
         return self._evaluate(moved, self.snapshot().tensors["anchor"] if anchor else None)
 
-    def contribution(self) -> Contribution:
+    def contribution(self, *, goes_on: bool = False) -> Contribution:
         """Return what this expert brings to the next outer step.
+
+        An outer step that was committed and not taken over yet is taken over first.
+
+        Args:
+            goes_on: inner steps go on until the outer step is committed, and after it until
+                `take_over` is called.
 
         Raises:
             NonFinite: parameters or buffers have diverged; they went back to the anchor.
         """
+        self.take_over()
+        self._goes_on = goes_on
         try:
             values = self._anchored.difference()
         except NonFinite as error:
@@ -200,6 +210,9 @@ class Expert(Stepping):
     ) -> str:
         """Apply the outer step to the anchor, make it the local state, return its digest.
 
+        If steps went on after the contribution it becomes part of the local state later, with
+        `take_over`; then this may be called while an inner step is open.
+
         The inner optimizer keeps its state, as in DiLoCo; counters since the anchor start at 0.
         Where the step takes a fragment, that holds for this fragment and for buffers only.
 
@@ -217,12 +230,32 @@ class Expert(Stepping):
             CheckpointError: the mean has another length.
         """
         self._check_next(outer_step)
-        inside, step = self.book.committed(batches).anchor, self.inner_step
-        numbers, work = self._anchored.taken_by(outer_step - 1), self._tally.work
-        work = work.less(numbers, work.weight(numbers), work.steps)
-        self._anchored.commit(mean, outer_step, int_buffers, inside, step, rest, voters, work)
-        self._start_over(inside, work)
+        mine = self._contributed if self._goes_on else None
+        local = self.book.local.minus(mine.batches) if mine is not None else NO_BATCHES
+        book = BatchBook(self.book.committed(batches).anchor, local)
+        after = Standing(book, self._work_after(outer_step, mine), self.inner_step, voters)
+        self._anchored.commit(mean, outer_step, int_buffers, rest, after, mine)
+        self._start_over(book, after.work)
+        self._goes_on = False
         return self.anchor_digest
+
+    def _work_after(self, outer_step: int, mine: Contribution | None) -> Work:
+        """Return what is left after an outer step took `mine`; None: all of it."""
+        numbers, work = self._anchored.taken_by(outer_step - 1), self._tally.work
+        if mine is None:
+            return work.less(numbers, work.weight(numbers), work.steps)
+        return work.less(numbers, mine.samples, mine.steps)
+
+    def take_over(self) -> None:
+        """Make the last outer step part of the local state, if steps went on while it was made.
+
+        Raises:
+            ComputeError: an inner step is open.
+        """
+        if not self._anchored.is_ahead:
+            return
+        self._check_closed()
+        self._anchored.take_over(Standing(self.book, self._tally.work, self.inner_step))
 
     def train_on(self, made: Contribution, inside: Contribution) -> None:
         """Put what was trained from `inside` to `made` on top of the anchor that holds `inside`."""
@@ -230,12 +263,18 @@ class Expert(Stepping):
         numbers = self._anchored.taken_by(inside.outer_step)
         num_samples, num_steps = made.samples - inside.samples, made.steps - inside.steps
         work = self._tally.work.less(numbers, -num_samples, -num_steps)
-        book = BatchBook(self.book.anchor, made.batches.minus(inside.batches))
+        local = self.book.local.union(made.batches.minus(inside.batches))
+        book = BatchBook(self.book.anchor, local)
         self._tally.anchored(book, work)
 
     def snapshot(self) -> Snapshot:
         """Return the state at the last committed outer step; immutable."""
         return self._anchored.snapshot
+
+    def complete_snapshot(self) -> Snapshot:
+        """Return the newest state that holds the inner optimizer's; `snapshot` if none does."""
+        newest, older = self._anchored.snapshot, self._anchored.complete
+        return newest if newest.has_inner or older is None else older
 
     def keep_inner_state(self) -> None:
         """Have snapshots hold the inner optimizer's state too, from the next outer step on.
@@ -258,9 +297,9 @@ class Expert(Stepping):
         self._anchored.load(loadable)
         if loadable.inner_step is not None:
             self._tally.inner_step = loadable.inner_step
-        self._start_over(loadable.batches)
-        if (own := loadable.own) is not None:
-            self._tally.anchored(BatchBook(loadable.batches, own.batches), own.work)
+        own = loadable.own
+        local = own.batches if own is not None else NO_BATCHES
+        self._start_over(BatchBook(loadable.batches, local), own.work if own is not None else None)
 
     def catch_up(self, snapshot: Snapshot) -> Carried:
         """Take over a newer anchor, and keep what we have trained that is not inside it.
@@ -272,6 +311,7 @@ class Expert(Stepping):
         """
         loadable, mine = self._anchored.read(snapshot), self._contributed
         self._drop_step()
+        self.take_over()
         carried = self._anchored.catch_up(loadable, self.book, mine)
         if not self._anchored.goes_on(carried):
             self.load(snapshot)
@@ -279,22 +319,27 @@ class Expert(Stepping):
         work = self._tally.work
         if carried.is_since_contribution and mine is not None:
             work = work.less(self._anchored.taken_by(mine.outer_step), mine.samples, mine.steps)
-        self._start_over(loadable.batches)
-        self._tally.anchored(BatchBook(loadable.batches, carried.kept), work)
+        self._start_over(BatchBook(loadable.batches, carried.kept), work)
         return carried
 
     def _go_back(self) -> None:
         self.load(self.snapshot())
         self._tally.num_divergences += 1
 
-    def _start_over(self, batches: IntervalSet, work: Work | None = None) -> None:
+    def _start_over(self, book: BatchBook, work: Work | None = None) -> None:
         self._contributed = None
         self._evaluate.forget()
-        self._tally.anchored(BatchBook(batches), work)
+        self._tally.anchored(book, work)
 
     def _check_next(self, outer_step: int) -> None:
-        if self._passes.is_open:
-            raise ComputeError(f"{self.uid} has an open inner step; apply or abort it first")
+        if not self._goes_on:
+            self._check_closed()
+        elif self._contributed is None:
+            raise ComputeError(f"{self.uid} has loaded another state since its contribution")
         if outer_step != self.outer_step + 1:
             at = f"{self.uid} is at outer step {self.outer_step}"
             raise ComputeError(f"{at}; it cannot commit {outer_step}")
+
+    def _check_closed(self) -> None:
+        if self._passes.is_open:
+            raise ComputeError(f"{self.uid} has an open inner step; apply or abort it first")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from distqatd.base.errors import CheckpointError
 from distqatd.base.intervals import IntervalSet
-from distqatd.compute.book import NO_BATCHES
+from distqatd.compute.book import NO_BATCHES, BatchBook
 from distqatd.compute.results import INNER_PREFIX, OWN, Snapshot
 
 LOCAL = INNER_PREFIX + "local"
@@ -58,16 +58,35 @@ class Work:
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a replica stands.
+
+    Attributes:
+        book: its batches.
+        work: what it has trained that is not in the whole anchor.
+        inner_step: inner steps that it has applied.
+        voters: who decides the next outer step.
+    """
+
+    book: BatchBook
+    work: Work
+    inner_step: int
+    voters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Own:
     """What a snapshot holds of one replica beside its anchor.
 
     Attributes:
         local: its parameters and buffers, (N,) float32 on the CPU.
+        ints: its integer buffers.
         work: what it has trained.
         batches: those applied since the last outer step.
     """
 
     local: Tensor
+    ints: Mapping[str, int]
     work: Work
     batches: IntervalSet = NO_BATCHES
 
@@ -77,8 +96,14 @@ class Own:
 
     def meta(self) -> dict[str, Any]:
         """Return the plain values of a snapshot."""
-        samples, steps = list(self.work.samples), self.work.steps
-        return {OWN: {"samples": samples, "steps": steps, "batches": self.batches.to_list()}}
+        return {
+            OWN: {
+                "ints": dict(self.ints),
+                "samples": list(self.work.samples),
+                "steps": self.work.steps,
+                "batches": self.batches.to_list(),
+            }
+        }
 
 
 def read_own(snapshot: Snapshot, num_elements: int, num_fragments: int) -> Own | None:
@@ -95,12 +120,15 @@ def read_own(snapshot: Snapshot, num_elements: int, num_fragments: int) -> Own |
         raise CheckpointError(f"the snapshot has no parameters of its own, {num_elements} elements")
     if not isinstance(value, Mapping):
         raise CheckpointError("what the snapshot says of its replica cannot be read")
+    ints = value.get("ints")
+    if not isinstance(ints, dict) or any(type(each) is not int for each in ints.values()):
+        raise CheckpointError("the replica's integer buffers in the snapshot cannot be read")
     counts = [*_counts(value.get("samples"), num_fragments), *_counts([value.get("steps")], 1)]
     try:
         batches = IntervalSet.read(value.get("batches", []))
     except ValueError as error:
         raise CheckpointError(f"the replica's batches in the snapshot: {error}") from error
-    return Own(local, Work(tuple(counts[:-1]), counts[-1]), batches)
+    return Own(local, ints, Work(tuple(counts[:-1]), counts[-1]), batches)
 
 
 def _counts(values: Any, num_expected: int) -> list[int]:

@@ -114,6 +114,17 @@ class DilocoConfig(Section):
         "fragments x inner_steps from one time to the next; outer steps of the warm start and the "
         "last one take all",
     )
+    overlap_steps: int = Field(
+        0,
+        ge=0,
+        description="inner steps that go on while an outer step is under way: it is taken over so "
+        "many steps after it began, or when it is there if that is later; 0: steps wait for it",
+    )
+    mix_alpha: Share = Field(
+        0.5,
+        description="with overlap_steps: share of its own parameters that a replica keeps when it "
+        "takes an outer step over",
+    )
     batch_size_per_step: BatchSize = Field(
         64,
         ge=0,
@@ -169,10 +180,15 @@ class DilocoConfig(Section):
         return self.batch_size_per_step or AUTO_BATCH
 
     @model_validator(mode="after")
-    def _warm_start_is_shorter(self) -> Self:
+    def _steps_fit(self) -> Self:
         warm = self.warm_start
         if warm.length and warm.round_steps > self.inner_steps:
             raise ValueError(
                 f"warm_start.round_steps {warm.round_steps} is above inner_steps {self.inner_steps}"
+            )
+        if self.overlap_steps >= self.inner_steps:
+            raise ValueError(
+                f"overlap_steps {self.overlap_steps} is not below inner_steps {self.inner_steps}: "
+                "an outer step is taken over before the next one begins"
             )
         return self

@@ -61,6 +61,11 @@ class RunSchedule:
         return self._total
 
     @property
+    def is_streaming(self) -> bool:
+        """Return whether replicas differ from their anchor also right after an outer step."""
+        return self._diloco.fragments > 1 or self._diloco.overlap_steps > 0
+
+    @property
     def num_fragments(self) -> int:
         """Return into how many parts a stage is cut."""
         return self._diloco.fragments
@@ -120,6 +125,20 @@ class RunSchedule:
         if self._turns(outer_step) == 1 or is_last:
             return None
         return self._since_ramp(outer_step) % self._diloco.fragments
+
+    def overlap(self, outer_step: int) -> int:
+        """Return the inner steps that go on while the outer step on this anchor is under way.
+
+        None in rounds that begin to be long, and in the last one, which all wait for.
+        """
+        is_last = outer_step + 1 >= self._diloco.outer_steps
+        is_early = self._since_ramp(outer_step) < 0
+        return 0 if is_last or is_early else self._diloco.overlap_steps
+
+    @property
+    def mix_alpha(self) -> float:
+        """Return the share of its own parameters that a replica then keeps."""
+        return self._diloco.mix_alpha
 
     def outer_count(self, outer_step: int) -> int:
         """Return which update of its fragment the one on the anchor of `outer_step` is, from 1.

@@ -136,6 +136,19 @@ class FlatLayout:
         self._section(flat, self._vars).add_(spread.clamp_(min=0.0))
         return flat
 
+    def take_over(self, local: Tensor, anchor: Tensor, own_share: float) -> None:
+        """Have the buffers of `local` follow those of `anchor`, both of form N; in place.
+
+        Ranges widen to hold both. Running statistics stay: they are of what this replica sees, and
+        their mean over replicas is what the anchor has. Others keep `own_share` of themselves.
+        """
+        others = [e for e in self.entries if e.kind == "other"]
+        own = self._section(local, others)
+        own.mul_(own_share).add_(self._section(anchor, others) * (1 - own_share))
+        for entries, pick in ((self._mins, torch.minimum), (self._maxs, torch.maximum)):
+            held = self._section(local, entries)
+            pick(held, self._section(anchor, entries), out=held)
+
     def is_sound(self, values: Tensor) -> bool:
         """Return whether a vector of form X is finite, but for ranges of nothing."""
         averaged, ranges = values[: self.num_averaged], values[self.num_averaged :]

@@ -111,8 +111,8 @@ class StageHost:
         hosted = self._hosted(need(message.body, "uid", str))
         num_inputs = need(message.body, "num_inputs", int)
         tensors = read_tensors(message)
-        outputs = await hosted.evaluate(tensors[:num_inputs])
+        outputs = await hosted.evaluation.outputs(tensors[:num_inputs])
         if len(tensors) == num_inputs:
             return Message({}, tuple(to_wire(str(i), out) for i, out in enumerate(outputs)))
-        result = await hosted.measure(outputs, tensors[num_inputs:])
+        result = await hosted.evaluation.measure(outputs, tensors[num_inputs:])
         return Message({"loss": result.loss, "sums": result.sums})

@@ -5,10 +5,8 @@ aborts first, then backward, then forward, evaluation last.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
-
-from torch import Tensor
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, suppress
 
 from distqatd.base.decision import Decision
 from distqatd.base.errors import (
@@ -20,18 +18,18 @@ from distqatd.base.errors import (
 )
 from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
-from distqatd.compute.expert import Expert, LossResult
-from distqatd.compute.precision import in_float32
+from distqatd.compute.expert import Expert
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, ModelPipelineConfig
 from distqatd.data.tasks import Task
 from distqatd.net.rpc import Rpc
 from distqatd.pipeline import messages as m
+from distqatd.pipeline.evaluation import Evaluation
 from distqatd.pipeline.flight import InFlight
 from distqatd.pipeline.gate import Gate
 from distqatd.pipeline.links import Links, Parcels
 from distqatd.pipeline.outcome import lost_reply
-from distqatd.pipeline.push import PRIORITY_EVALUATE, PRIORITY_SETTLE, Push
+from distqatd.pipeline.push import PRIORITY_SETTLE, Push
 from distqatd.pipeline.session import HOLD, Session
 from distqatd.pipeline.syncs import Syncs
 from distqatd.pipeline.termination import Decisions, ask_outcome
@@ -54,8 +52,10 @@ class HostedExpert:
         session: the trainer's route it is part of now.
         newest: the highest session it has had, also if that is over: a lower one is refused.
         round_due: set when a round is.
+        landing_due: set when one that steps went on beside has to be taken over.
         num_duplicated: batches that its rounds found on more than one replica.
         syncs: what its rounds have cost.
+        evaluation: the anchor, tried out.
         in_flight: microbatches between forward and backward.
         on_short: told when the device ran out of memory, and whether to go on.
     """
@@ -75,7 +75,7 @@ class HostedExpert:
         self.uid = uid
         self.in_flight = InFlight(max_in_flight)
         self.on_short: Callable[[Decision[bool]], None] | None = None
-        self._task = task
+        self.evaluation = Evaluation(expert, executor, task)
         self.expert = expert
         self._executor = executor
         step_s = pipeline.forward_timeout + pipeline.backward_timeout
@@ -84,7 +84,7 @@ class HostedExpert:
         self._push = Push(expert, executor, rpc, self._call_s, links or Links())
         self._schedule = RunSchedule(diloco)
         self._gate = Gate(uid, self._round_steps, self._call_s)
-        self.round_due = self._gate.round_due
+        self.round_due, self.landing_due = self._gate.round_due, self._gate.landing_due
         self.session: Session | None = None
         self.newest = m.SessionId(0, 0)
         self._decisions = Decisions()
@@ -258,11 +258,29 @@ class HostedExpert:
             await self._executor.run(work, priority=PRIORITY_SETTLE)
         await self._gate.changed()
 
-    @asynccontextmanager
-    async def pause(self) -> AsyncIterator[None]:
+    def pause(self) -> AbstractAsyncContextManager[None]:
         """Hold back new steps, wait until none is open, and let steps start again afterwards."""
-        async with self._gate.pause(self._until_idle):
-            yield
+        return self._gate.pause(self._until_idle)
+
+    @property
+    def overlap_steps(self) -> int:
+        """Return how many steps may go on beside the next round; 0: it holds them back."""
+        if self.session is None:
+            return 0
+        overlap = self._schedule.overlap(self.expert.outer_step)
+        return min(round(overlap * self.expert.pace), self._round_steps() - 1)
+
+    def take_off(self, num_steps: int) -> None:
+        """Let steps go on beside the round that is about to run, so many before `land`."""
+        self._gate.lands_after = num_steps
+
+    def land(self) -> AbstractAsyncContextManager[None]:
+        """Hold back new steps, wait until none is open: the round is taken over meanwhile."""
+        return self._gate.land(self._until_idle)
+
+    def count_on(self) -> None:
+        """Count the steps that a loaded state has taken since its last round began."""
+        self._gate.num_applied = self.expert.steps_since_anchor
 
     async def _until_idle(self) -> None:
         """Wait until no step is open; drop that of a session which its trainer has left."""
@@ -312,24 +330,6 @@ class HostedExpert:
         self._session(call.session).awaits_round = True
         await self._gate.until(lambda: not self._gate.is_paused, "the round to end")
         return self.standing()
-
-    # --- evaluation
-
-    async def evaluate(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Return the anchor's outputs, in evaluation mode; training state is not touched."""
-        return await self._executor.run(
-            lambda: self.expert.evaluate(inputs), priority=PRIORITY_EVALUATE
-        )
-
-    async def measure(self, outputs: tuple[Tensor, ...], targets: tuple[Tensor, ...]) -> LossResult:
-        """Return the loss and the metric sums of outputs against targets."""
-
-        def work() -> LossResult:
-            made = in_float32(outputs)
-            loss = self._task.loss(made, targets).item()
-            return LossResult(loss, self._task.metrics(made, targets))
-
-        return await self._executor.run(work, priority=PRIORITY_EVALUATE)
 
     # --- plumbing
 

@@ -28,10 +28,10 @@ class Syncs:
         """Return the rate at which the last round that committed sent, waiting included."""
         return self.last_bytes * 8e-6 / self.last_s if self.last_s > 0 else 0.0
 
-    def committed(self, seconds: float, bytes_sent: int) -> None:
-        """Count a round that took an outer step."""
+    def committed(self, seconds: float, bytes_sent: int, held_s: float | None = None) -> None:
+        """Count a round that took an outer step; steps were held back all the time by default."""
         self.num_committed += 1
-        self.seconds += seconds
+        self.seconds += seconds if held_s is None else held_s
         self.bytes_sent += bytes_sent
         self.last_s, self.last_bytes = seconds, bytes_sent
 

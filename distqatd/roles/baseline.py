@@ -104,10 +104,18 @@ def train(config: Config, model: Stage, dataset: Dataset) -> Iterator[BaselineSt
             inner.zero_grad(set_to_none=True)
             step += 1
             is_last = done == num_steps - 1
+            if outer_step and done + 1 == schedule.overlap(outer_step - 1):
+                outer.adopt(schedule.fragment(outer_step - 1), schedule.mix_alpha)
             if is_last:
-                fragment, count = schedule.fragment(outer_step), schedule.outer_count(outer_step)
-                outer.step(schedule.outer_rule(outer_step), fragment, count)
+                _outer_step(outer, schedule, outer_step)
             yield BaselineStep(step, loss, outer_step + 1 if is_last else 0)
+
+
+def _outer_step(outer: Outer, schedule: RunSchedule, outer_step: int) -> None:
+    fragment = schedule.fragment(outer_step)
+    outer.step(schedule.outer_rule(outer_step), fragment, schedule.outer_count(outer_step))
+    if not schedule.overlap(outer_step):
+        outer.adopt(fragment, 0.0)
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ class Outer:
 
     @torch.no_grad()
     def step(self, rule: OuterRule, fragment: int | None, count: int) -> None:
-        """Take the outer step of a fragment, None: of all, and have the model take it over.
+        """Take the outer step of a fragment, None: of all; `adopt` has the model take it over.
 
         Args:
             rule: how sgd takes it.
@@ -62,8 +62,7 @@ class Outer:
         """
         for name, part in self._ranges(fragment):
             anchor = self._anchor[name]
-            local = self._params[name].reshape(-1).clone()
-            gradient = anchor[part] - local[part]
+            gradient = anchor[part] - self._params[name].reshape(-1)[part]
             if rule.is_warm_start:
                 update = gradient * rule.lr
             elif self._config.type == "adam":
@@ -71,7 +70,15 @@ class Outer:
             else:
                 update = self._sgd(name, part, gradient, rule)
             anchor[part] -= update
-            local[part] = anchor[part]
+
+    @torch.no_grad()
+    def adopt(self, fragment: int | None, own_share: float) -> None:
+        """Mix a fragment of the anchor into the model; `own_share` 0 makes it that."""
+        for name, part in self._ranges(fragment):
+            local = self._params[name].reshape(-1).clone()
+            anchor = self._anchor[name][part]
+            mixed = local[part] * own_share + anchor * (1 - own_share)
+            local[part] = mixed if own_share else anchor
             self._params[name].copy_(local.view_as(self._params[name]))
 
     def _ranges(self, fragment: int | None) -> Iterator[tuple[str, slice]]:

@@ -219,8 +219,9 @@ class Life:
     def _serve(self) -> None:
         parts, uid = self._parts, self.slot.uid
         parts.host.attach(self.hosted)
+        self.hosted.count_on()
         expert = self.hosted.expert
-        parts.donors.attach(uid, expert.snapshot, expert.keep_inner_state)
+        parts.donors.attach(uid, expert.snapshot, expert.complete_snapshot, expert.keep_inner_state)
         parts.averager.attach(
             uid, self.slot.stage, self.rounds.roster, self.rounds.opened, self.rounds.refresh
         )

@@ -4,15 +4,15 @@ import asyncio
 from collections.abc import Callable
 
 from distqatd.averaging.averager import Averager
-from distqatd.averaging.digests import agree
-from distqatd.averaging.records import Committed
 from distqatd.averaging.roster import Member
-from distqatd.base.errors import DistqatError, RoundAborted
-from distqatd.base.ids import ExpertUid, PeerId
+from distqatd.base.errors import DistqatError
+from distqatd.base.ids import ExpertUid
 from distqatd.compute.executor import Executor
-from distqatd.compute.expert import Contribution, Expert
+from distqatd.compute.expert import Contribution
 from distqatd.pipeline.hosted import HostedExpert
 from distqatd.roles.context import Context
+from distqatd.roles.round_in_flight import RoundInFlight
+from distqatd.roles.round_taking import RoundTaking
 from distqatd.roles.state_loader import StateLoader
 from distqatd.swarm.placement import Slot
 from distqatd.swarm.view import StageView
@@ -41,9 +41,9 @@ class ExpertRounds:
     ) -> None:
         """Take part for `hosted` in `slot`; `publish` tells the swarm where it stands."""
         self._context = context
-        self._averager = averager
         self._executor = executor
-        self._loader = loader
+        self._taking = RoundTaking(context, averager, executor, loader, hosted, slot)
+        self._flight: RoundInFlight | None = None
         self._hosted = hosted
         self._slot = slot
         self._publish = publish
@@ -53,25 +53,40 @@ class ExpertRounds:
 
     async def run(self) -> None:
         """Take part in a round whenever one is due, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                await self._hosted.round_due.wait()
+                await self._land()
+                await self._take_part(tasks)
+
+    async def _take_part(self, tasks: asyncio.TaskGroup) -> None:
         hosted = self._hosted
-        while True:
-            await hosted.round_due.wait()
-            was_at = hosted.expert.outer_step
-            try:
-                async with hosted.pause():
-                    await self._round()
-            except DistqatError as error:
-                self._context.events.emit(
-                    "round.failed", degraded=True, uid=hosted.uid, error=str(error)
-                )
-            finally:
+        was_at = hosted.expert.outer_step
+        try:
+            async with hosted.pause():
+                await self._round(tasks)
+        except DistqatError as error:
+            self._context.events.emit(
+                "round.failed", degraded=True, uid=hosted.uid, error=str(error)
+            )
+        finally:
+            if self._flight is None:
                 self.is_running = False
                 self.ended.set()
-            if was_at < hosted.expert.outer_step < self._heard_of:
-                # The others opened, and perhaps ended, their next round while we took over the
-                # state before it: nobody tells us again.
-                hosted.round_due.set()
-            self._publish()
+        self._follow(was_at)
+        self._publish()
+
+    def _follow(self, was_at: int) -> None:
+        if was_at < self._hosted.expert.outer_step < self._heard_of:
+            # The others opened, and perhaps ended, their next round while we took over the
+            # state before it: nobody tells us again.
+            self._hosted.round_due.set()
+
+    async def _land(self) -> None:
+        """End a round that steps go on beside, before the next one begins."""
+        if self._flight is not None:
+            await self._flight.end()
+            self._flight = None
 
     # --- who counts
 
@@ -107,24 +122,12 @@ class ExpertRounds:
 
     def look(self, stage: StageView) -> None:
         """Have a round begin if the stage shows that we were left behind or outvoted."""
+        if self.is_running:
+            return  # it finds out by itself
         outer_step = self._hosted.expert.outer_step
         is_behind = any(e.record.outer_step > outer_step for e in stage.members)
-        if is_behind or self._outvoted_by(stage):
+        if is_behind or self._taking.outvoted_by(stage):
             self._hosted.round_due.set()
-
-    def _outvoted_by(self, stage: StageView) -> list[tuple[ExpertUid, PeerId]]:
-        """Return who holds the anchor that most have at our outer step, if it is not ours."""
-        expert = self._hosted.expert
-        others = {
-            e.uid: e
-            for e in stage.members
-            if e.uid != expert.uid and e.record.outer_step == expert.outer_step
-        }
-        digests = {uid: e.record.anchor_digest for uid, e in others.items()}
-        agreement = agree({**digests, expert.uid: expert.anchor_digest}, ())
-        if expert.uid in agreement.holders:
-            return []
-        return [(uid, others[uid].peer_id) for uid in agreement.holders]
 
     # --- when it joins
 
@@ -134,7 +137,7 @@ class ExpertRounds:
         If it is past our next one we were left behind, and what we train is of no use.
         """
         hosted, self._heard_of = self._hosted, outer_step
-        if outer_step <= hosted.expert.outer_step:
+        if outer_step <= hosted.expert.outer_step or self.is_running:
             return
         if outer_step > hosted.expert.outer_step + 1:
             hosted.round_due.set()
@@ -152,7 +155,8 @@ class ExpertRounds:
         """
         hosted, loop = self._hosted, asyncio.get_running_loop()
         left_s = latest_at - loop.time()
-        if outer_step != hosted.expert.outer_step + 1 or hosted.round_due.is_set():
+        is_due = self.is_running or hosted.round_due.is_set()
+        if outer_step != hosted.expert.outer_step + 1 or is_due:
             return
         if hosted.is_unused or left_s <= 0:
             hosted.round_due.set()
@@ -161,86 +165,33 @@ class ExpertRounds:
 
     # --- one round
 
-    async def _round(self) -> None:
-        """One attempt at an outer step; an abort keeps the anchor and trains on."""
+    async def _round(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin an outer step; it is over when this returns, unless steps go on meanwhile."""
+        expert, hosted, loop = self._hosted.expert, self._hosted, asyncio.get_running_loop()
+        overlap = hosted.overlap_steps
         self.is_running = True
-        expert, slot = self._hosted.expert, self._slot
-        stage = await self._context.directory.refresh_stage(slot.stage)
-        if holders := self._outvoted_by(stage):
-            return await self._loader.resync(expert, holders)
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        contribution = await self._executor.run(expert.contribution)
+        if not overlap:
+            began, taken = loop.time(), await self._taking.check()
+            if taken is None:
+                taken = await self._taking.take(await self._executor.run(expert.contribution))
+                self._taking.tell(taken, loop.time() - began)
+            if taken.repair is not None:
+                await taken.repair()
+            return
+        mine = await self._executor.run(lambda: expert.contribution(goes_on=True))
+        hosted.take_off(overlap)
+        self._flight = RoundInFlight(self._context, self._executor, hosted, self._taking)
+        tasks.create_task(self._fly(self._flight, mine), name="expert.flight")
+
+    async def _fly(self, flight: RoundInFlight, mine: Contribution) -> None:
+        """Take a round that steps go on beside, however it ends, and tell where we stand."""
+        was_at = self._hosted.expert.outer_step
         try:
-            committed = await self._averager.round(slot.uid, contribution)
-        except RoundAborted:
-            self._hosted.syncs.aborted(loop.time() - began)
-            # The stage may have gone on without us.
-            return await self._loader.load(expert, slot)
-        digest = await self._executor.run(lambda: _commit(expert, contribution, committed))
-        self._hosted.num_duplicated += committed.duplicated
-        self._tell_sync(loop.time() - began, committed)
-        return await self._check_digest(committed.members, digest)
-
-    def _tell_sync(self, seconds: float, committed: Committed) -> None:
-        """Log what an outer step has cost, beside what all have cost so far."""
-        syncs, expert = self._hosted.syncs, self._hosted.expert
-        syncs.committed(seconds, committed.bytes_sent)
-        self._context.events.emit(
-            "expert.synced",
-            uid=expert.uid,
-            outer_step=expert.outer_step,
-            syncs=syncs.num_committed,
-            members=len(committed.members),
-            seconds=round(seconds, 3),
-            total_s=round(syncs.seconds, 3),
-            mb_sent=round(committed.bytes_sent / 1e6, 3),
-            mbit_per_s=round(syncs.mbit_per_s, 1),
-        )
-
-    async def _check_digest(self, members: tuple[ExpertUid, ...], digest: str) -> None:
-        """Compare the new anchor with the other members'; re-sync if the majority has another."""
-        context, expert, uid = self._context, self._hosted.expert, self._slot.uid
-        agreement = await self._averager.exchange_digest(uid, expert.outer_step, digest)
-        if agreement.silent:
-            context.events.emit(
-                "anchor.unchecked",
-                uid=uid,
-                outer_step=expert.outer_step,
-                silent=" ".join(agreement.silent),
-            )
-        if not agreement.dissenters:
-            return
-        context.events.emit(
-            "anchor.differs",
-            degraded=True,
-            uid=uid,
-            outer_step=expert.outer_step,
-            digest=digest[:16],
-            majority=agreement.majority[:16],
-        )
-        if agreement.majority == digest:
-            return
-        stage = context.directory.view.stage(self._slot.stage)
-        holders = [
-            (e.uid, e.peer_id)
-            for e in stage.members
-            if e.uid in agreement.holders and e.uid in members
-        ]
-        await self._loader.resync(expert, holders)
-
-
-def _commit(expert: Expert, made: Contribution, committed: Committed) -> str:
-    """Take an outer step; what was trained since our part in it goes on top of the new anchor."""
-    digest = expert.commit_outer(
-        committed.mean,
-        committed.outer_step,
-        committed.int_buffers,
-        committed.batches,
-        committed.rest,
-        committed.voters,
-    )
-    inside = committed.contribution
-    if isinstance(inside, Contribution) and inside is not made and made.steps > inside.steps:
-        expert.train_on(made, inside)
-    return digest
+            await flight.take(mine)
+        finally:
+            self.is_running = False
+            self.ended.set()
+        self._publish()
+        await flight.take_over()
+        self._follow(was_at)
+        self._publish()

@@ -38,10 +38,21 @@ def cases(size: Size) -> dict[str, Case]:
         "warm start": Case({"outer_steps": warm_rounds, "warm_start": warm_start}),
         "int8": Case({"codec": "int8"}),
         "int4": Case({"codec": "int4"}),
+        "two fragments": Case(streaming(size)),
         "25 % lost": Case(lost=lambda index, step: bool(is_lost[step, index])),
         "killed and back": Case(away=(size.replicas - 1, half, min(half + 3, outer_steps - 1))),
         "two at a fifth, uniform": Case(speeds=SLOW, is_weighted=False),
         "two at a fifth, by samples": Case(speeds=SLOW),
+    }
+
+
+def streaming(size: Size) -> dict[str, object]:
+    """Return two fragments in turns, each as often as the whole otherwise, beside inner steps."""
+    return {
+        "inner_steps": size.inner_steps // 2,
+        "outer_steps": 2 * size.outer_steps,
+        "fragments": 2,
+        "overlap_steps": max(1, size.inner_steps // 10),
     }
 
 
@@ -90,6 +101,7 @@ def _train(report: Report, text: Text, size: Size, name: str, case: Case) -> Out
         aborted=found.num_aborted,
         apart=found.num_apart,
         mb_sent_per_peer=found.bytes_sent / 1e6,
+        mb_most_a_round=found.most_bytes / 1e6,
     )
     return found
 
@@ -101,6 +113,7 @@ def _ratios(report: Report, plain: dict[str, float], done: dict[str, Outcome]) -
     names = {
         "int8": "int8_minus_fp32",
         "int4": "int4_minus_fp32",
+        "two fragments": "streaming_minus_fp32",
         "25 % lost": "drop25_minus_fp32",
         "killed and back": "rejoin_minus_fp32",
     }

@@ -63,6 +63,7 @@ class Outcome:
         num_aborted: rounds that were not.
         num_apart: rounds after which members held different anchors; must be 0.
         bytes_sent: by one peer, mean.
+        most_bytes: sent by one peer in one round, but the last, which takes everything.
         digest: of the last anchor.
     """
 
@@ -71,6 +72,7 @@ class Outcome:
     num_aborted: int = 0
     num_apart: int = 0
     bytes_sent: float = 0.0
+    most_bytes: int = 0
     digest: str = ""
 
 
@@ -144,6 +146,8 @@ class _Run:
             inputs, targets = self._text.batch(self._size.seed, first + done, index)
             expert.loss_backward(0, (inputs,), (targets,), 1.0, first + done)
             expert.apply(len(inputs), (first + done) * self._size.replicas + index)
+            if outer_step and done + 1 == self._schedule.overlap(outer_step - 1):
+                expert.take_over()
 
     async def _round(self, outer_step: int, present: list[int]) -> None:
         for index, peer in enumerate(self._swarm.replicas):
@@ -165,7 +169,8 @@ class _Run:
         self._apply(taken, [index for index in present if index not in taken])
 
     def _gift(self, index: int) -> Contribution:
-        mine = self._experts[index].contribution()
+        expert = self._experts[index]
+        mine = expert.contribution(goes_on=self._schedule.overlap(expert.outer_step) > 0)
         return mine if self._case.is_weighted else replace(mine, samples=1)
 
     def _apply(self, taken: dict[int, Committed], others: list[int]) -> None:
@@ -175,6 +180,8 @@ class _Run:
                 done.mean, done.outer_step, done.int_buffers, done.batches, done.rest
             )
             self._outcome.bytes_sent += done.bytes_sent
+            if done.outer_step < self._config.outer_steps:
+                self._outcome.most_bytes = max(self._outcome.most_bytes, done.bytes_sent)
         snapshot = self._experts[min(taken)].snapshot().committed()
         for index in others:
             self._experts[index].catch_up(snapshot)
@@ -182,8 +189,13 @@ class _Run:
         self._outcome.num_apart += len({self._state(index) for index in taken}) > 1
 
     def _state(self, index: int) -> str:
-        """Return the digest of an anchor, once the local parameters are seen to be that anchor."""
+        """Return the digest of an anchor, once the local parameters are seen to be that anchor.
+
+        Where fragments take turns they differ, but after the last round.
+        """
         expert = self._experts[index]
+        if self._schedule.is_streaming and expert.outer_step < self._config.outer_steps:
+            return expert.anchor_digest
         flat = expert.layout.gather(expert.stage)
         same = torch.equal(flat, expert.snapshot().tensors["anchor"])
         return expert.anchor_digest if same else f"replica {index} is not at its anchor"

@@ -61,9 +61,16 @@ def test_schedules_of_a_swarm_are_those_of_plain_torch(outer):
         assert torch.allclose(state[name], tensor, atol=1e-5), name
 
 
-@pytest.mark.parametrize("outer", ["sgd", "adam"])
-def test_fragments_of_a_swarm_are_those_of_plain_torch(outer):
-    plain = make_config(inner_steps=4, outer_steps=8, outer_optim={"type": outer}, fragments=3)
+@pytest.mark.parametrize(
+    ("outer", "streaming"),
+    [
+        ("sgd", {"fragments": 3}),
+        ("adam", {"fragments": 2, "overlap_steps": 3, "mix_alpha": 0.25}),
+        ("sgd", {"overlap_steps": 1}),
+    ],
+)
+def test_fragments_and_overlap_of_a_swarm_are_those_of_plain_torch(outer, streaming):
+    plain = make_config(inner_steps=4, outer_steps=8, outer_optim={"type": outer}, **streaming)
     values = plain.model_dump()
     values["model_pipeline"]["pipeline"] = [
         {"model_name": f"mlp.{name}", **MODELS["mlp"]} for name in SPLITS[2]

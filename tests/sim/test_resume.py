@@ -32,9 +32,15 @@ def _slow_machines(monkeypatch):
     monkeypatch.setattr(whole_swarm, "STEP_COST_S", 0.1)
 
 
-def config_of(model, outer_steps=OUTER, **mirror):
+STREAMING = {"fragments": 2, "overlap_steps": 2}
+"""Outer steps take one of two fragments, and inner steps go on beside them."""
+
+
+def config_of(model, outer_steps=OUTER, streaming=None, **mirror):
     options, inner = RUNS[model]
-    values = make_config(inner_steps=INNER, outer_steps=outer_steps, inner_optim=inner).model_dump()
+    values = make_config(
+        inner_steps=INNER, outer_steps=outer_steps, inner_optim=inner, **(streaming or {})
+    ).model_dump()
     values["model_pipeline"]["pipeline"] = [
         {"model_name": f"{model}.{name}", **options} for name in ("front", "back")
     ]
@@ -99,15 +105,24 @@ def same(ours, theirs):
     return all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
 
 
-@pytest.mark.parametrize(("model", "stop"), [("gpt2", "crash"), ("resnet18", "in order")])
-def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, model, stop):
-    whole = Life(config_of(model))
+@pytest.mark.parametrize(
+    ("model", "stop", "streaming"),
+    [
+        ("gpt2", "crash", None),
+        ("resnet18", "in order", None),
+        ("gpt2", "crash", STREAMING),
+        ("resnet18", "crash", STREAMING),
+    ],
+)
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, model, stop, streaming):
+    whole = Life(config_of(model, streaming=streaming))
     mirror = {"enable": True, "refresh_every": 0.1, "checkpoint_dir": tmp_path / "kept"}
+    mirror["streaming"] = streaming
     stopped = Life(config_of(model, **mirror), stop=stop, seed=1)
     assert 2 <= stopped.kept < OUTER
     assert not same(stopped.state, whole.state)
     resumed = Life(config_of(model, **mirror, resume=True), seed=2)
-    begin = stopped.kept * INNER
+    begin = stopped.kept * INNER + (streaming["overlap_steps"] if streaming else 0)
     assert whole.order == list(range(OUTER * INNER))
     assert resumed.order == list(range(begin, OUTER * INNER))
     assert resumed.losses == {n: whole.losses[n] for n in range(begin, OUTER * INNER)}

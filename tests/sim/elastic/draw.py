@@ -19,8 +19,14 @@ INNER_STEPS = 3
 STEPS = 2 * OUTER_STEPS * INNER_STEPS
 """Steps that one pipeline of two stages applies until the run is over."""
 
-PARTS: dict[str, object] = {"inner_steps": 2, "outer_steps": 4, "fragments": 2}
-"""What differs in every fifth seed: outer steps take one fragment after the other."""
+PARTS: dict[str, object] = {
+    "inner_steps": 2,
+    "outer_steps": 4,
+    "fragments": 2,
+    "overlap_steps": 1,
+}
+"""What differs in every fifth seed: outer steps take one fragment after the other, and inner steps
+go on beside them."""
 
 REAL_DHT = 0.25
 """Share of the simulations in which records travel in real datagrams: half of all the work."""

@@ -75,6 +75,7 @@ class Watch:
     _asked: dict[int, int] = field(default_factory=dict)
     _before: dict[int, Batches] = field(default_factory=dict)
     _brought: dict[tuple[int, str], list[Brought]] = field(default_factory=dict)
+    _last: dict[int, Batches] = field(default_factory=dict)
     _contributed: dict[int, tuple[object, Batches]] = field(default_factory=dict)
     _means: dict[int, tuple[object, Batches]] = field(default_factory=dict)
 
@@ -110,7 +111,7 @@ class Watch:
         own = known[1] if known is not None else copy.local
         self._before[id(expert)] = copy.local
         copy.anchor = copy.anchor + own
-        copy.local = Counter()
+        copy.local = copy.local - self._last.get(id(expert), copy.local)
         self.anchors[copy.stage, expert.anchor_digest] = copy.anchor
         copy.held.add(expert.anchor_digest)
         twice = sorted(batch for batch in own if copy.anchor[batch] > 1)
@@ -148,7 +149,8 @@ class Watch:
 
     def contributed(self, expert: Any, contribution: Any) -> None:
         """Note what a contribution holds."""
-        self._contributed[id(contribution)] = (contribution, Counter(self.copy(expert).local))
+        self._last[id(expert)] = Counter(self.copy(expert).local)
+        self._contributed[id(contribution)] = (contribution, self._last[id(expert)])
 
     def saw(self, view: Any) -> None:
         """Check that a view does not take what a former life published for the present one."""
@@ -231,8 +233,8 @@ def watching() -> Iterator[Watch]:
         watch.applied(self, batch, is_repeat=getattr(result, "is_repeat", False))
         return result
 
-    def contribution(self):
-        result = plain["contribution"](self)
+    def contribution(self, **kwargs):
+        result = plain["contribution"](self, **kwargs)
         watch.contributed(self, result)
         return result
 

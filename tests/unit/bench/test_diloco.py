@@ -31,6 +31,23 @@ def test_the_warm_start_trains_as_many_steps_as_the_others():
     assert size.outer_steps * size.inner_steps == size.steps
 
 
+def test_fragments_are_averaged_as_often_as_the_whole():
+    size = Size()
+    parts = cases(size)["two fragments"].diloco
+    assert parts["inner_steps"] * parts["outer_steps"] == size.steps
+    assert parts["inner_steps"] * parts["fragments"] == size.inner_steps
+    assert parts["overlap_steps"] == 5
+
+
+def test_fragments_train_and_send_half_as_much_at_once(capsys):
+    assert main(["diloco", "--quick", "--only", "fragments", "--json"]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert "streaming_minus_fp32" in whole["ratios"]
+    assert whole["ratios"]["rounds_apart"] == 0
+    most = {row["what"].split(",")[0]: row.get("mb_most_a_round") for row in whole["rows"]}
+    assert most["two fragments"] < 0.63 * most["fp32"]
+
+
 def test_a_quick_run_has_the_loss_of_the_reference_and_no_replicas_apart(capsys):
     assert main(["diloco", "--quick", "--only", "killed", "--json"]) == 0
     whole = json.loads(capsys.readouterr().out)

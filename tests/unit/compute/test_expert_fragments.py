@@ -1,11 +1,17 @@
 """An expert whose outer steps take one fragment after the other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from distqatd.base.errors import ComputeError
 from distqatd.base.intervals import IntervalSet
+from distqatd.compute.book import BatchBook
+from distqatd.compute.taking_over import TakingOver
 from distqatd.config.schedules import RunSchedule
 from distqatd.config.sections import DilocoConfig, InnerOptimConfig
+from distqatd.optim.flat import FlatLayout
 from tests.support.experts import (
     assert_same_state,
     chain_step,
@@ -173,6 +179,121 @@ def test_an_earlier_contribution_that_was_chosen_leaves_the_later_work_on_top() 
     assert torch.equal(local(expert)[second], trained[second])
     assert expert._tally.work.samples == (8, 16)
     assert expert.book.local == IntervalSet().add(2, 3)
+
+
+def overlapping(**diloco):
+    return make(**{"inner_steps": 4, "overlap_steps": 2, "mix_alpha": 0.25, **diloco})
+
+
+def fly(expert, *numbers):
+    """Commit an outer step while steps go on; return the parameters before it is taken over."""
+    given = expert.contribution(goes_on=True)
+    train(expert, *numbers[:1])
+    inputs, _ = make_batch("mlp", numbers[1])
+    expert.forward(0, (inputs,), 0)  # a step is open
+    expert.commit_outer(
+        given.pseudo_gradient, given.outer_step + 1, given.int_buffers, given.batches
+    )
+    expert.abort()
+    train(expert, *numbers[1:])
+    return local(expert)
+
+
+def test_steps_go_on_beside_a_round_and_its_anchor_is_mixed_in_later() -> None:
+    expert = overlapping()
+    first, second = (slice(*span) for span in expert._anchored.fragments.spans)
+    train(expert, 0)
+    before = fly(expert, 1, 2)
+    assert (expert.outer_step, expert.steps_since_anchor) == (1, 2)
+    assert expert.book == BatchBook(IntervalSet().add(0, 1), IntervalSet().add(1, 3))
+    assert expert._tally.work.samples == (16, 24)
+    expert.take_over()
+    mixed = before[first] * 0.25 + anchor(expert)[first] * 0.75
+    assert torch.equal(local(expert)[first], mixed)
+    assert torch.equal(local(expert)[second], before[second])
+    after = local(expert)
+    expert.take_over()
+    assert torch.equal(local(expert), after)
+
+
+def test_an_outer_step_is_taken_over_before_the_next_contribution_at_the_latest() -> None:
+    expert, other = overlapping(), overlapping()
+    for each in (expert, other):
+        train(each, 0)
+        fly(each, 1, 2)
+    other.take_over()
+    given, wanted = expert.contribution(), other.contribution()
+    assert torch.equal(given.pseudo_gradient, wanted.pseudo_gradient)
+
+
+def test_one_that_went_on_and_was_loaded_does_not_commit_what_it_brought() -> None:
+    expert, other = overlapping(), overlapping()
+    train(expert, 0)
+    train(other, 1)
+    commit(other)
+    given = expert.contribution(goes_on=True)
+    expert.load(make().snapshot())
+    with pytest.raises(ComputeError, match="has loaded another state"):
+        expert.commit_outer(given.pseudo_gradient, 1, {}, given.batches)
+    expert.load(other.snapshot())
+    assert expert.outer_step == 1
+
+
+def test_an_anchor_that_is_not_taken_over_yet_is_before_a_newer_one() -> None:
+    expert, other = overlapping(), overlapping()
+    train(expert, 0)
+    given = expert.contribution(goes_on=True)
+    for each in (expert, other):
+        each.commit_outer(given.pseudo_gradient, 1, given.int_buffers, given.batches)
+    train(expert, 1)
+    train(other, 2)
+    commit(other)
+    carried = expert.catch_up(other.snapshot())
+    assert carried.kept == IntervalSet().add(1, 2)
+    assert not expert._anchored.is_ahead
+    assert expert.anchor_digest == other.anchor_digest
+
+
+def test_ranges_widen_statistics_stay_and_counts_add_up_when_taken_over() -> None:
+    layout = FlatLayout(Buffers())
+    views = layout.views(mine := torch.tensor([1.0, 8.0, 2.0, 3.0, -1.0, 5.0]))
+    assert set(views) == {"weight", "other", "norm.running_mean", "norm.running_var", *RANGES}
+    theirs = torch.tensor([0.0, 4.0, 9.0, 9.0, -2.0, 4.0])
+    layout.take_over(mine, theirs, 0.25)
+    assert mine.tolist() == [1.0, 5.0, 2.0, 3.0, -2.0, 5.0]
+    stage = Buffers()
+    stage.norm.num_batches_tracked.fill_(7)
+    taking = TakingOver(slice(0, 1), {"norm.num_batches_tracked": 9}, {})
+    own = replace(taking, own_ints={"norm.num_batches_tracked": 5})
+    own.apply(layout, stage, torch.zeros(6), 0.5)
+    assert stage.norm.num_batches_tracked == 11
+
+
+RANGES = ("range_min", "range_max")
+
+
+class Buffers(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.norm = torch.nn.BatchNorm1d(1, affine=False)
+        for name in ("other", *RANGES):
+            self.register_buffer(name, torch.zeros(1))
+
+
+def test_with_inner_state_a_snapshot_taken_over_goes_on_bit_for_bit() -> None:
+    expert, resumed = overlapping(), overlapping()
+    expert.keep_inner_state()
+    train(expert, 0)
+    fly(expert, 1, 2)
+    assert not expert.snapshot().has_inner
+    expert.take_over()
+    resumed.load(expert.snapshot())
+    assert (resumed.steps_since_anchor, resumed.book) == (2, expert.book)
+    for each in (expert, resumed):
+        train(each, 3, 4)
+        commit(each)
+    assert_same_state(state_of(expert), state_of(resumed))
 
 
 def test_a_chain_of_stages_cuts_each_of_them() -> None:

@@ -26,7 +26,7 @@ def test_an_outer_step_of_everything_takes_the_longest() -> None:
 
 
 def own_of(**changes):
-    own = Own(torch.arange(4.0), Work((3, 5), 2), IntervalSet().add(7, 9))
+    own = Own(torch.arange(4.0), {"n": 3}, Work((3, 5), 2), IntervalSet().add(7, 9))
     meta = {**own.meta()["own"], **changes}
     return Snapshot(1, "", "", own.tensors(), {"own": meta})
 
@@ -41,7 +41,14 @@ def test_a_snapshot_gives_back_what_it_holds() -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"samples": [1]}, {"samples": [1, -1]}, {"steps": True}, {"batches": [3, 1]}, {"steps": "2"}],
+    [
+        {"samples": [1]},
+        {"samples": [1, -1]},
+        {"steps": True},
+        {"batches": [3, 1]},
+        {"steps": "2"},
+        {"ints": {"n": 0.5}},
+    ],
 )
 def test_what_cannot_be_read_is_refused(changes) -> None:
     with pytest.raises(CheckpointError):

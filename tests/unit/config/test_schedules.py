@@ -5,6 +5,7 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from distqatd.base.errors import ConfigError
 from distqatd.config.load import load
@@ -102,6 +103,15 @@ def test_fragments_take_turns_after_the_warm_start_and_the_last_outer_step_takes
     plain = schedule(inner_steps=8, outer_steps=9)
     assert {plain.fragment(k) for k in range(9)} == {None}
     assert [plain.outer_count(k) for k in range(3)] == [1, 2, 3]
+
+
+def test_steps_go_on_beside_long_rounds_but_the_last():
+    over = schedule(
+        inner_steps=8, outer_steps=6, overlap_steps=3, warm_start={"length": 2, "ramp": 1}
+    )
+    assert [over.overlap(k) for k in range(6)] == [0, 0, 0, 3, 3, 0]
+    with pytest.raises(ValidationError, match="overlap_steps 8 is not below inner_steps 8"):
+        schedule(inner_steps=8, overlap_steps=8)
 
 
 def test_the_momentum_of_fragments_goes_by_the_steps_from_turn_to_turn():
