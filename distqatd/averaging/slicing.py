@@ -18,6 +18,9 @@ CHUNKS_IN_FLIGHT = 4
 MAX_ABOVE_USUAL = 16.0
 """A member's line counts for at most so many times the median of all."""
 
+ALIKE = 0.15
+"""Lines so close to the median count as it: lines of one rate are measured a twentieth apart."""
+
 _SMALLEST_CHOSEN_BYTES = 1 << 16
 """64 KiB chunks cost four times the CPU of 1 MiB; smaller ones are for tests."""
 
@@ -98,4 +101,5 @@ def _filled(bandwidths: Sequence[float]) -> list[float]:
     """
     known = [bandwidth for bandwidth in bandwidths if bandwidth > 0]
     usual = statistics.median(known) if known else 1.0
-    return [min(bandwidth or usual, MAX_ABOVE_USUAL * usual) for bandwidth in bandwidths]
+    alike = [usual if abs(b - usual) <= ALIKE * usual else b for b in bandwidths]
+    return [min(bandwidth or usual, MAX_ABOVE_USUAL * usual) for bandwidth in alike]

@@ -1,4 +1,4 @@
-"""What a link sends next: control frames first, then small frames, then DATA in turns.
+"""What a link sends next: control frames first, then small frames, then DATA in turns of 1 MiB.
 
 Nothing is ever cut: a frame is either handed out whole or still ours to drop.
 """
@@ -13,6 +13,15 @@ from distqatd.wire.frame import FrameType, encode_frame
 from distqatd.wire.messages import data_frame
 
 _BATCH_BYTES = 64 * limits.KIB
+"""Small frames that are sent as one unit; messages up to this size do not wait for turns."""
+
+_TURN_BYTES = limits.CHUNK_BYTES
+"""Bytes that a stream sends before it is another one's turn, in several frames on a slow link.
+
+Messages that share every frame's turn all arrive at the end. One after the other they arrive just
+as late on the whole, but the first of four in a quarter of the time: an all-reduce, which goes on
+with what has arrived, ends a fifth earlier.
+"""
 _LARGEST_CREDIT = 1 << 40
 
 
@@ -24,6 +33,12 @@ class _Bulk:
     views: deque[memoryview]
     credit: int = limits.STREAM_CREDIT_BYTES
     offset: int = 0
+    turn_bytes: int = 0  # sent since its turn began
+
+    @property
+    def is_small(self) -> bool:
+        """Return whether it is no more than a batch of small frames."""
+        return sum(view.nbytes for view in self.views) <= _BATCH_BYTES
 
     def take(self, num_bytes: int) -> memoryview:
         """Hand out up to `num_bytes` of the current tensor."""
@@ -32,6 +47,7 @@ class _Bulk:
             self.views.appendleft(view[num_bytes:])
             view = view[:num_bytes]
         self.offset += view.nbytes
+        self.turn_bytes += view.nbytes
         self.credit -= view.nbytes
         return view
 
@@ -84,6 +100,7 @@ class Outbox:
         was_blocked = bulk.credit <= 0
         bulk.credit = _checked_sum(bulk.credit, num_bytes)
         if was_blocked and bulk.credit > 0 and stream not in self._heads:
+            bulk.turn_bytes = 0
             self._turns.append(bulk)
 
     @property
@@ -108,6 +125,8 @@ class Outbox:
         bulk = self._bulks.get(stream)
         if bulk is None:
             self._on_sent(stream)
+        elif bulk.is_small:
+            self._turns.appendleft(bulk)
         else:
             self._turns.append(bulk)
 
@@ -124,8 +143,16 @@ class Outbox:
             end = memoryview(encode_frame(FrameType.END, bulk.stream))
             return [memoryview(small), chunk, end]
         if bulk.credit > 0:
-            self._turns.append(bulk)
+            self._next_turn(bulk)
         return [memoryview(small), chunk]
+
+    def _next_turn(self, bulk: _Bulk) -> None:
+        """Let a stream go on with its turn, or queue behind the others."""
+        if bulk.turn_bytes < _TURN_BYTES:
+            self._turns.appendleft(bulk)
+        else:
+            bulk.turn_bytes = 0
+            self._turns.append(bulk)
 
 
 def _checked_sum(credit: int, num_bytes: int) -> int:

@@ -2,8 +2,9 @@
 
 A round lasts from the first member's begin to the last one's end; kinds take turns, best of all
 repetitions. `bytes` are what the busiest member wrote to its sockets, heads of frames included.
-Shaped links have 200 Mbit/s each way and need root, for network namespaces and `ends.switch`; a
-machine without gets no such rows. Theory is what the slowest link must carry, at its rate.
+Shaped links have 200 Mbit/s each way and need root, for network namespaces: shaped by the kernel
+without delay, by `ends.switch` with one; a machine without gets no such rows. Theory is what the
+slowest link must carry, at its rate.
 """
 
 import os
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distqatd.optim.slices import bandwidth_fractions
-from tests.bench import children
+from tests.bench import children, kernel_links
 from tests.bench.measure import p50
 from tests.bench.report import Report
 
@@ -43,7 +44,7 @@ class Group:
 
     def __init__(self, ends: list[children.Child], hosts: list[str]) -> None:
         self._ends = ends
-        self.measured = [0.0] * len(ends)
+        self.measured = {kind: [0.0] * len(ends) for kind in KINDS}
         for kind in KINDS:
             addresses = [
                 (host, end.ready["ports"][kind]) for host, end in zip(hosts, ends, strict=True)
@@ -52,13 +53,13 @@ class Group:
 
     def average(self, kind: str, codec: str, num_values: int, *, measured: bool = False) -> Round:
         """Run one round, with slices by what earlier rounds have measured, or equal ones."""
-        known = self.measured if measured else [0.0] * len(self._ends)
+        known = self.measured[kind] if measured else [0.0] * len(self._ends)
         self._all("plan", kind=kind, codec=codec, num_values=num_values, bandwidths=known)
         answers = self._all("average", kind=kind)
         sent = self._all("sent", kind=kind)
         if len({answer["sum"] for answer in sent}) != 1:
             raise RuntimeError("the members do not hold the same mean")
-        self.measured = [answer["bandwidth"] for answer in sent]
+        self.measured[kind] = [answer["bandwidth"] for answer in sent]
         return _round(answers, max(answer["bytes"] for answer in sent))
 
     def join_gloo(self) -> None:
@@ -85,7 +86,7 @@ def run(report: Report, *, quick: bool, peer_python: str | None) -> None:
     if peer_python is not None:
         _hivemind(report, peer_python, idle["tls"], num_values, 1 if quick else 3)
     if not _can_shape():
-        print("no rows for shaped links: they need root, ip and /dev/net/tun", file=sys.stderr)
+        print("no rows for shaped links: they need root, ip, tc and /dev/net/tun", file=sys.stderr)
         return
     _shaped(report, num_values, quick=quick)
 
@@ -95,7 +96,8 @@ def _loopback(report: Report, num_values: int, repetitions: int) -> dict[str, fl
     with _group(["127.0.0.1"] * NUM, [None] * NUM, num_values) as group:
         group.join_gloo()
         for index in range(repetitions + 1):
-            taken = {kind: group.average(kind, "fp32", num_values) for kind in KINDS}
+            # Planned by what the rounds before have measured, as in a daemon.
+            taken = {k: group.average(k, "fp32", num_values, measured=True) for k in KINDS}
             taken["gloo"] = group.gloo(num_values)
             for kind, one in taken.items() if index else ():  # the first makes the links
                 rounds[kind].append(one)
@@ -146,7 +148,7 @@ def _one_slow(report: Report, num_values: int) -> None:
     with _shaped_group(rates, 0, num_values) as group:
         for _ in range(WARM_UP_ROUNDS):
             group.average("tls", "fp32", num_values // 2, measured=True)
-        found = {f"mbit_{index}": rate / MBIT for index, rate in enumerate(group.measured)}
+        found = {f"mbit_{index}": rate / MBIT for index, rate in enumerate(group.measured["tls"])}
         taken = [group.average("tls", "fp32", num_values, measured=True)]
     what = f"200 Mbit/s, one member {SLOW_MBIT:.0f}, {num_values * 4e-6:.0f} MB"
     _row(report, what, "tls fp32", taken)
@@ -170,8 +172,12 @@ def _shaped_group(rates: list[float], rtt_ms: float, num_values: int) -> Iterato
         f"{name}={host},{rate / MBIT},{rtt_ms / 4}"
         for name, host, rate in zip(names, hosts, rates, strict=True)
     ]
-    with children.ours("switch", *ports), _group(hosts, names, num_values) as group:
-        yield group
+    with ExitStack() as stack:
+        if rtt_ms:  # the kernel has no delays here, and the switch takes our processors' time
+            stack.enter_context(children.ours("switch", *ports))
+        else:
+            stack.enter_context(kernel_links.shaped(names, hosts, rates))
+        yield stack.enter_context(_group(hosts, names, num_values))
 
 
 @contextmanager
@@ -198,5 +204,5 @@ def _row(report: Report, what: str, who: str, taken: list[Round]) -> None:
 
 
 def _can_shape() -> bool:
-    has_tools = shutil.which("ip") is not None and Path("/dev/net/tun").exists()
+    has_tools = all(map(shutil.which, ("ip", "tc"))) and Path("/dev/net/tun").exists()
     return sys.platform == "linux" and os.geteuid() == 0 and has_tools

@@ -26,6 +26,11 @@ def test_an_unknown_bandwidth_counts_as_the_usual_one() -> None:
     assert max(sizes(9.0, 0.0, 9.0)) < 32_000
 
 
+def test_lines_that_are_measured_almost_alike_own_as_much() -> None:
+    assert max(sizes(209.0, 208.0, 218.0, 192.0)) - min(sizes(209.0, 208.0, 218.0, 192.0)) <= 1024
+    assert sizes(200.0, 200.0, 200.0, 150.0)[3] < sizes(200.0, 200.0, 200.0, 200.0)[3] - 1024
+
+
 def test_a_tenth_of_the_line_owns_nothing() -> None:
     assert sizes(200.0, 200.0, 200.0, 20.0)[3] == 0
 
