@@ -35,7 +35,9 @@ def trainer_on(world, peer):
     async def aborted(*_):
         hosted.session = None
 
-    hosted.session = SimpleNamespace(id=SimpleNamespace(fence=7), is_idle=True)
+    hosted.session = SimpleNamespace(
+        id=SimpleNamespace(fence=7), is_idle=True, route=(), trainer="t" * 52, close_reason=""
+    )
     hosted.abort = aborted
     return aborted
 
