@@ -6,6 +6,7 @@ Nothing is ever cut: a frame is either handed out whole or still ours to drop.
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import takewhile
 
 from distqatd.base.errors import RemoteProtocolError
 from distqatd.wire import limits
@@ -126,9 +127,13 @@ class Outbox:
         if bulk is None:
             self._on_sent(stream)
         elif bulk.is_small:
-            self._turns.appendleft(bulk)
+            self._turns.insert(self._num_small_first(), bulk)
         else:
             self._turns.append(bulk)
+
+    def _num_small_first(self) -> int:
+        """Return how many small messages are next: a later one does not overtake them."""
+        return sum(1 for _ in takewhile(lambda bulk: bulk.is_small, self._turns))
 
     def _take_chunk(self, small: bytearray) -> list[memoryview]:
         """Add one DATA frame of the stream whose turn it is, and END behind its last one."""

@@ -56,3 +56,11 @@ def test_a_stream_without_credit_ends_its_turn_and_has_a_new_one_with_it() -> No
     queue(box, 3, MIB)
     box.grant(1, 2 * MIB)
     assert sent(box) == [1] * 4 + [3] * 4 + [1] * 4
+
+
+def test_small_messages_keep_their_order_before_a_long_one() -> None:
+    box = outbox(2 * MIB)
+    assert sent(box, 1) == [1]
+    for stream in (2, 3, 4):
+        queue(box, stream, KIB)
+    assert sent(box, 4) == [2, 3, 4, 1]
