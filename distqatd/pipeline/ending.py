@@ -4,6 +4,7 @@ A stage that is known to be gone is not waited for; whether the others live is a
 a stage that computes takes its time to drop a step, and one that hangs never does.
 """
 
+import asyncio
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
@@ -98,3 +99,28 @@ async def _check_alive(rpc: Rpc, hop: Hop, session: m.SessionId) -> None:
         raise HopLost(f"{hop.uid} does not answer: {error}", hop.uid) from error
     except DistqatError:
         return  # it has ended the session already; but it lives
+
+
+LATE_RETRY_S = 1.0
+LATE_S = 30.0
+"""After the end of a job, COMMITs that were not heard are sent again this often, for so long."""
+
+
+async def deliver_late(rpc: Rpc, unsettled: dict[Hop, m.CommitCall]) -> None:
+    """Deliver the COMMITs of a job that is over to stages that were out of reach.
+
+    No round comes any more before which a stage would ask how its step ended. `unsettled` is
+    emptied of what was delivered, and of what came too late.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + LATE_S
+    while unsettled and loop.time() < until:
+        await asyncio.sleep(LATE_RETRY_S)
+        for hop, call in [*unsettled.items()]:
+            try:
+                await rpc.call(hop.peer_id, m.COMMIT, Message(call.body()), timeout_s=LATE_RETRY_S)
+            except NetworkError:
+                continue
+            except DistqatError:
+                pass  # it has gone on without this step, or applied it meanwhile
+            del unsettled[hop]

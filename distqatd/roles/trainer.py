@@ -15,6 +15,7 @@ from distqatd.base.ids import PeerId
 from distqatd.net.rpc import Caller
 from distqatd.pipeline.desk import LossDesk
 from distqatd.pipeline.drivers import Drivers
+from distqatd.pipeline.ending import deliver_late
 from distqatd.pipeline.evaluating import evaluate, play
 from distqatd.roles import client_calls as calls
 from distqatd.roles.batches import Batches
@@ -131,6 +132,8 @@ class TrainerRole:
         context.events.emit("trainer.ended", pipeline=job.pipeline, reason=job.over)
         self.jobs.pop(job.pipeline, None)
         self._publish(job)
+        if not job.is_leaving:
+            await deliver_late(context.rpc, job.unsettled)
 
     def _end(self, job: Job) -> None:
         self.jobs.pop(job.pipeline, None)
